@@ -1,0 +1,4 @@
+//! Replication for SQLite inside the process. `docs/architecture.md` draws the rooms.
+
+pub mod error;
+pub mod types;

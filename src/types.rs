@@ -1,0 +1,251 @@
+//! The nouns every room shares: page numbers and sizes, txids, checksums, positions, levels.
+//!
+//! Each is constructed through a check and carries the proof in its type; `Option<Txid>` says
+//! "none", zero does not. Sources: SQLite file format 1.3.2 (page size), LTX v3 (the rest).
+
+use std::fmt;
+
+/// Number of a database page, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pgno(u32);
+
+impl Pgno {
+    pub const FIRST: Pgno = Pgno(1);
+
+    /// `None` for 0, which is no page.
+    pub const fn new(pgno: u32) -> Option<Pgno> {
+        if pgno == 0 { None } else { Some(Pgno(pgno)) }
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Byte offset of this page in a database file.
+    pub const fn offset(self, page_size: PageSize) -> u64 {
+        (self.0 as u64 - 1) * page_size.get() as u64
+    }
+}
+
+impl fmt::Display for Pgno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Size of a database page in bytes: a power of two, 512 to 65536.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageSize(u32);
+
+impl PageSize {
+    pub const MAX: PageSize = PageSize(65536);
+
+    /// `None` unless `bytes` is a power of two from 512 to 65536.
+    pub const fn new(bytes: u32) -> Option<PageSize> {
+        if bytes.is_power_of_two() && bytes >= 512 && bytes <= 65536 { Some(PageSize(bytes)) } else { None }
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    pub const fn bytes(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The page that holds SQLite's lock bytes at 1 GiB. It is never stored and never checksummed.
+    pub const fn lock_pgno(self) -> Pgno {
+        Pgno(0x4000_0000 / self.0 + 1)
+    }
+}
+
+impl fmt::Display for PageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Transaction id: counts captured commit groups from 1 without gaps. Shown as 16 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Txid(u64);
+
+impl Txid {
+    pub const FIRST: Txid = Txid(1);
+    /// Largest txid that is also an SQL integer.
+    pub const MAX: Txid = Txid(i64::MAX as u64);
+
+    /// `None` for 0 and for what an SQL integer cannot hold.
+    pub const fn new(txid: u64) -> Option<Txid> {
+        if txid == 0 || txid > i64::MAX as u64 { None } else { Some(Txid(txid)) }
+    }
+
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// # Panics
+    /// At the end of the number space, which takes 292,000 years of one commit group a microsecond.
+    pub fn next(self) -> Txid {
+        Txid::new(self.0 + 1).expect("BUG: txid space exhausted")
+    }
+
+    /// The txid before this one; `None` before the first.
+    pub fn previous(self) -> Option<Txid> {
+        Txid::new(self.0 - 1)
+    }
+
+    /// Exactly 16 hex digits, either case; nothing else.
+    pub fn from_hex(text: &str) -> Option<Txid> {
+        if text.len() != 16 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        u64::from_str_radix(text, 16).ok().and_then(Txid::new)
+    }
+}
+
+impl fmt::Display for Txid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Inclusive range of txids that one file covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxidRange {
+    pub min: Txid,
+    pub max: Txid,
+}
+
+impl TxidRange {
+    /// `None` when `min > max`.
+    pub fn new(min: Txid, max: Txid) -> Option<TxidRange> {
+        if min <= max { Some(TxidRange { min, max }) } else { None }
+    }
+
+    pub const fn one(txid: Txid) -> TxidRange {
+        TxidRange { min: txid, max: txid }
+    }
+}
+
+impl fmt::Display for TxidRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.min, self.max)
+    }
+}
+
+/// Checksum of a page or of a whole database (LTX v3, "rolling checksum"): CRC-64/GO-ISO with the
+/// top bit always set. A database's is the XOR of its pages', the lock-byte page left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Checksum(u64);
+
+impl Checksum {
+    const FLAG: u64 = 1 << 63;
+    /// Of a database without pages.
+    pub const EMPTY: Checksum = Checksum(Checksum::FLAG);
+
+    /// The flag is set whatever the top bit of `value`.
+    pub const fn from_crc(value: u64) -> Checksum {
+        Checksum(value | Checksum::FLAG)
+    }
+
+    /// `None` when the top bit is not set: such a value was never a checksum.
+    pub const fn from_wire(value: u64) -> Option<Checksum> {
+        if value & Checksum::FLAG != 0 { Some(Checksum(value)) } else { None }
+    }
+
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Adds a page's checksum to a database's, or takes it out again.
+    #[must_use]
+    pub const fn toggle(self, page: Checksum) -> Checksum {
+        Checksum((self.0 ^ page.0) | Checksum::FLAG)
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A point of the history: the state of the database after `txid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    pub txid: Txid,
+    pub checksum: Checksum,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.txid, self.checksum)
+    }
+}
+
+/// Level of a file in the replica: 0 as captured, 1..8 merged, 9 snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(u8);
+
+impl Level {
+    pub const CAPTURED: Level = Level(0);
+    pub const SNAPSHOT: Level = Level(9);
+
+    /// `None` past 9.
+    pub const fn new(level: u8) -> Option<Level> {
+        if level <= 9 { Some(Level(level)) } else { None }
+    }
+
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Every level, 0 first.
+    pub fn all() -> impl DoubleEndedIterator<Item = Level> {
+        (0..=9).map(Level)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC, as LTX headers carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_size_takes_powers_of_two_from_512_to_65536() {
+        for (bytes, valid) in [(0, false), (256, false), (512, true), (513, false), (65536, true), (131072, false)] {
+            assert_eq!(PageSize::new(bytes).is_some(), valid, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn lock_page_follows_page_size() {
+        for (bytes, pgno) in [(512, 2097153), (4096, 262145), (65536, 16385)] {
+            assert_eq!(PageSize::new(bytes).unwrap().lock_pgno().get(), pgno);
+        }
+    }
+
+    #[test]
+    fn txid_hex_is_sixteen_digits_and_not_zero() {
+        assert_eq!(Txid::from_hex("000000000000000b"), Txid::new(11));
+        for text in ["b", "0000000000000000", "00000000000000000b", "000000000000000g", "+00000000000000b", "ffffffffffffffff"] {
+            assert_eq!(Txid::from_hex(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn toggling_a_page_twice_is_no_change() {
+        let page = Checksum::from_crc(0x1234);
+        assert_eq!(Checksum::EMPTY.toggle(page).toggle(page), Checksum::EMPTY);
+        assert_eq!(Checksum::from_wire(5), None);
+    }
+}
