@@ -222,7 +222,9 @@ mod tests {
 
     #[test]
     fn page_size_takes_powers_of_two_from_512_to_65536() {
-        for (bytes, valid) in [(0, false), (256, false), (512, true), (513, false), (65536, true), (131072, false)] {
+        for (bytes, valid) in
+            [(0, false), (256, false), (512, true), (513, false), (65536, true), (131072, false)]
+        {
             assert_eq!(PageSize::new(bytes).is_some(), valid, "{bytes}");
         }
     }
@@ -237,7 +239,14 @@ mod tests {
     #[test]
     fn txid_hex_is_sixteen_digits_and_not_zero() {
         assert_eq!(Txid::from_hex("000000000000000b"), Txid::new(11));
-        for text in ["b", "0000000000000000", "00000000000000000b", "000000000000000g", "+00000000000000b", "ffffffffffffffff"] {
+        for text in [
+            "b",
+            "0000000000000000",
+            "00000000000000000b",
+            "000000000000000g",
+            "+00000000000000b",
+            "ffffffffffffffff",
+        ] {
             assert_eq!(Txid::from_hex(text), None, "{text}");
         }
     }

@@ -1,0 +1,571 @@
+//! What lies below us: SQLite's own VFS, and the files it opened.
+//!
+//! Opening and closing a database file with the operating system's calls drops every POSIX lock that this
+//! process holds on it. [`BaseFile`] goes through the base VFS, which knows of that; use it for all reads of a
+//! database file. Source: <https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>.
+//!
+//! Lives: a [`ConnectionFile`] and its [`ShmRegion`]s belong to a connection, which may close at any time; each
+//! access checks that it has not, and closing waits for accesses that have begun.
+
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering, fence};
+
+use libsqlite3_sys as sys;
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::{code, os};
+use crate::error::{Error, Result};
+
+/// Size of a wal-index region; SQLite uses no other (walformat.html section 2.2).
+pub const SHM_REGION_BYTES: usize = 32 * 1024;
+/// The same in 32-bit words.
+pub const SHM_REGION_WORDS: usize = SHM_REGION_BYTES / 4;
+
+/// The VFS that replvfs stands on. Cheap to copy; valid for the life of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct BaseVfs(NonNull<sys::sqlite3_vfs>);
+
+// SAFETY: a registered sqlite3_vfs is called by SQLite from every thread (c3ref/vfs.html), never written after.
+unsafe impl Send for BaseVfs {}
+// SAFETY: as above.
+unsafe impl Sync for BaseVfs {}
+
+impl BaseVfs {
+    /// # Safety
+    /// `vfs` is registered with its SQLite library and stays so for the life of the process.
+    pub(super) unsafe fn new(vfs: NonNull<sys::sqlite3_vfs>) -> BaseVfs {
+        BaseVfs(vfs)
+    }
+
+    /// The default VFS of the SQLite linked into this program: for the command line and tests. The shared
+    /// library must not reach this function, else it would carry a SQLite of its own.
+    #[must_use]
+    pub fn linked() -> BaseVfs {
+        // SAFETY: vfs_find initialises the library; its built-in VFS live for ever.
+        let found = unsafe { sys::sqlite3_vfs_find(std::ptr::null()) };
+        BaseVfs(NonNull::new(found).expect("BUG: the linked SQLite has a default VFS"))
+    }
+
+    pub(super) fn as_ptr(self) -> *mut sys::sqlite3_vfs {
+        self.0.as_ptr()
+    }
+
+    fn raw(&self) -> &sys::sqlite3_vfs {
+        // SAFETY: registered for the life of the process; SQLite changes only pNext, which is not read here.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Opens an existing database file for reading, or for reading and locking (locks need `read_only` false).
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`, ... as the base answers.
+    pub fn open(&self, path: &Path, read_only: bool) -> Result<BaseFile> {
+        BaseFile::open(*self, path, read_only)
+    }
+
+    /// The absolute path, symlinks resolved where the base does so.
+    ///
+    /// # Errors
+    /// `Io` when the base cannot tell.
+    pub fn full_pathname(&self, path: &Path) -> Result<PathBuf> {
+        let name = c_name(path)?;
+        let mut out = vec![0u8; usize::try_from(self.raw().mxPathname).unwrap_or(0) + 1];
+        let method = self.raw().xFullPathname.expect("BUG: a VFS has xFullPathname");
+        // SAFETY: name is NUL-terminated, out has the length that is told (c3ref/vfs.html).
+        let rc = unsafe {
+            method(self.as_ptr(), name.as_ptr().cast(), out.len() as c_int, out.as_mut_ptr().cast())
+        };
+        // SQLITE_OK_SYMLINK is a success too.
+        if rc & 0xff != sys::SQLITE_OK {
+            return Err(self.fault(rc, "resolve", path));
+        }
+        out.truncate(out.iter().position(|&byte| byte == 0).unwrap_or(0));
+        Ok(PathBuf::from(OsString::from_vec(out)))
+    }
+
+    /// Deletes a file. `sync_dir`: the folder is fsynced too.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there.
+    pub fn delete(&self, path: &Path, sync_dir: bool) -> Result<()> {
+        let name = c_name(path)?;
+        let method = self.raw().xDelete.expect("BUG: a VFS has xDelete");
+        // SAFETY: name is NUL-terminated (c3ref/vfs.html).
+        let rc = unsafe { method(self.as_ptr(), name.as_ptr().cast(), c_int::from(sync_dir)) };
+        if rc == sys::SQLITE_IOERR_DELETE_NOENT {
+            return Err(Error::not_found(format!("cannot delete {}: no such file", path.display())));
+        }
+        if rc == sys::SQLITE_OK { Ok(()) } else { Err(self.fault(rc, "delete", path)) }
+    }
+
+    /// The name it is registered under, as `unix`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        // SAFETY: zName is a NUL-terminated string that lives as long as the VFS.
+        unsafe { CStr::from_ptr(self.raw().zName) }.to_string_lossy().into_owned()
+    }
+
+    fn fault(&self, rc: c_int, verb: &str, path: &Path) -> Error {
+        let errno = match self.raw().xGetLastError {
+            // SAFETY: a NULL buffer of length 0 asks for the number alone, as sqlite3_system_errno does.
+            Some(method) => unsafe { method(self.as_ptr(), 0, std::ptr::null_mut()) },
+            None => 0,
+        };
+        code::fault(rc, errno, verb, path)
+    }
+}
+
+/// A path as C wants it, with room around it: 4 zero bytes before, several after. SQLite looks for URI
+/// parameters and for the database's name in those places (sqlite3_create_filename).
+fn padded_name(path: &Path) -> Result<Vec<u8>> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.contains(&0) {
+        return Err(Error::invalid(format!("path {} holds a zero byte", path.display())));
+    }
+    let mut name = vec![0; 4];
+    name.extend_from_slice(bytes);
+    name.extend_from_slice(&[0; 4]);
+    Ok(name)
+}
+
+fn c_name(path: &Path) -> Result<Vec<u8>> {
+    Ok(padded_name(path)?.split_off(4))
+}
+
+/// A database file opened by us through the base VFS, beside SQLite's own connections. Closes on drop.
+pub struct BaseFile {
+    /// The memory of the C file: `szOsFile` bytes, 8-aligned, never moved.
+    file: Box<[UnsafeCell<u64>]>,
+    /// The base keeps a pointer into it.
+    _name: Vec<u8>,
+    vfs: BaseVfs,
+    path: PathBuf,
+}
+
+// SAFETY: a sqlite3_file may be used by any thread, one at a time (io_methods.html); BaseFile is not Sync.
+unsafe impl Send for BaseFile {}
+
+impl BaseFile {
+    fn open(vfs: BaseVfs, path: &Path, read_only: bool) -> Result<BaseFile> {
+        let words = usize::try_from(vfs.raw().szOsFile).unwrap_or(0).div_ceil(8).max(1);
+        let name = padded_name(path)?;
+        let file: Box<[UnsafeCell<u64>]> = (0..words).map(|_| UnsafeCell::new(0)).collect();
+        let access = if read_only { sys::SQLITE_OPEN_READONLY } else { sys::SQLITE_OPEN_READWRITE };
+        let mut granted: c_int = 0;
+        let method = vfs.raw().xOpen.expect("BUG: a VFS has xOpen");
+        // SAFETY: name is laid out as for a main database and outlives the file; the file has szOsFile bytes.
+        let rc = unsafe {
+            let name = name.as_ptr().add(4).cast::<c_char>();
+            let file = UnsafeCell::raw_get(file.as_ptr()).cast::<sys::sqlite3_file>();
+            method(vfs.as_ptr(), name, file, access | sys::SQLITE_OPEN_MAIN_DB, &raw mut granted)
+        };
+        let mut opened = BaseFile { file, _name: name, vfs, path: path.to_owned() };
+        if rc != sys::SQLITE_OK {
+            let error = vfs.fault(rc, "open", path);
+            drop(opened);
+            return Err(error);
+        }
+        if !read_only && granted & sys::SQLITE_OPEN_READONLY != 0 {
+            opened.close();
+            return Err(Error::new(crate::error::Kind::Io, format!("{} is read-only", path.display())));
+        }
+        Ok(opened)
+    }
+
+    fn as_ptr(&self) -> *mut sys::sqlite3_file {
+        UnsafeCell::raw_get(self.file.as_ptr()).cast()
+    }
+
+    /// Reads at `offset`; returns how many bytes are in the file. The rest of `buffer` is zeroed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        // SAFETY: the file is open until drop, and used by this thread alone (not Sync).
+        unsafe { read_file(self.as_ptr(), offset, buffer) }
+            .map_err(|rc| self.vfs.fault(rc, "read", &self.path))
+    }
+
+    /// # Errors
+    /// `Io`.
+    pub fn size(&self) -> Result<u64> {
+        // SAFETY: as in `read`.
+        unsafe { file_size(self.as_ptr()) }.map_err(|rc| self.vfs.fault(rc, "size", &self.path))
+    }
+
+    /// Takes a lock: 1 SHARED first, then 2 RESERVED or 4 EXCLUSIVE. False: another holds it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn lock(&self, level: i32) -> Result<bool> {
+        let method = self.methods().xLock.expect("BUG: a file has xLock");
+        // SAFETY: as in `read`.
+        match unsafe { method(self.as_ptr(), level) } {
+            sys::SQLITE_OK => Ok(true),
+            rc if rc & 0xff == sys::SQLITE_BUSY => Ok(false),
+            rc => Err(self.vfs.fault(rc, "lock", &self.path)),
+        }
+    }
+
+    /// Goes down to `level`: 1 SHARED or 0 none.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn unlock(&self, level: i32) -> Result<()> {
+        let method = self.methods().xUnlock.expect("BUG: a file has xUnlock");
+        // SAFETY: as in `read`.
+        let rc = unsafe { method(self.as_ptr(), level) };
+        if rc == sys::SQLITE_OK { Ok(()) } else { Err(self.vfs.fault(rc, "unlock", &self.path)) }
+    }
+
+    /// Whether any connection, of any process, holds RESERVED or more.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn check_reserved(&self) -> Result<bool> {
+        let method = self.methods().xCheckReservedLock.expect("BUG: a file has xCheckReservedLock");
+        let mut held: c_int = 0;
+        // SAFETY: as in `read`; `held` receives the answer.
+        let rc = unsafe { method(self.as_ptr(), &raw mut held) };
+        if rc == sys::SQLITE_OK {
+            Ok(held != 0)
+        } else {
+            Err(self.vfs.fault(rc, "check the lock of", &self.path))
+        }
+    }
+
+    /// Whether the path no longer leads to this file: renamed, replaced or deleted. False where unknown.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        let mut moved: c_int = 0;
+        let method = self.methods().xFileControl.expect("BUG: a file has xFileControl");
+        // SAFETY: as in `read`; HAS_MOVED writes an int (c3ref/c_fcntl_begin_atomic_write.html).
+        let rc = unsafe { method(self.as_ptr(), sys::SQLITE_FCNTL_HAS_MOVED, (&raw mut moved).cast()) };
+        rc == sys::SQLITE_OK && moved != 0
+    }
+
+    fn methods(&self) -> &sys::sqlite3_io_methods {
+        // SAFETY: pMethods is set by a successful xOpen and stays until xClose.
+        unsafe { &*(*self.as_ptr()).pMethods }
+    }
+
+    fn close(&mut self) {
+        let file = self.as_ptr();
+        // SAFETY: pMethods is NULL or valid; cleared here, so that xClose runs once (c3ref/vfs.html, xOpen).
+        unsafe {
+            if let Some(methods) = (*file).pMethods.as_ref() {
+                methods.xClose.expect("BUG: a file has xClose")(file);
+                (*file).pMethods = std::ptr::null();
+            }
+        }
+    }
+}
+
+impl Drop for BaseFile {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// # Safety
+/// `file` is open and no other thread uses it now.
+unsafe fn read_file(
+    file: *mut sys::sqlite3_file,
+    offset: u64,
+    buffer: &mut [u8],
+) -> std::result::Result<usize, c_int> {
+    let (Ok(length), Ok(start)) = (c_int::try_from(buffer.len()), i64::try_from(offset)) else {
+        return Err(sys::SQLITE_IOERR_READ);
+    };
+    // SAFETY: open by contract; the buffer has `length` bytes.
+    let rc = unsafe {
+        let method = (*(*file).pMethods).xRead.expect("BUG: a file has xRead");
+        method(file, buffer.as_mut_ptr().cast::<c_void>(), length, start)
+    };
+    match rc {
+        sys::SQLITE_OK => Ok(buffer.len()),
+        sys::SQLITE_IOERR_SHORT_READ => {
+            // SAFETY: open by contract.
+            let size = unsafe { file_size(file) }?;
+            let there = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+            Ok(there)
+        }
+        rc => Err(rc),
+    }
+}
+
+/// # Safety
+/// As for `read_file`.
+unsafe fn file_size(file: *mut sys::sqlite3_file) -> std::result::Result<u64, c_int> {
+    let mut size = 0i64;
+    // SAFETY: open by contract; `size` receives the answer.
+    let rc = unsafe {
+        let method = (*(*file).pMethods).xFileSize.expect("BUG: a file has xFileSize");
+        method(file, &raw mut size)
+    };
+    if rc == sys::SQLITE_OK { Ok(u64::try_from(size).unwrap_or(0)) } else { Err(rc) }
+}
+
+/// The base file of an application's connection. Clones share it.
+///
+/// `read` and `size` work only inside a hook of this very file: elsewhere the connection's own thread may be
+/// using it. `shm_map` works on any thread.
+#[derive(Clone)]
+pub struct ConnectionFile(Arc<FileLife>);
+
+/// What a [`ConnectionFile`] and its regions share with the shim's file.
+pub(super) struct FileLife {
+    file: *mut sys::sqlite3_file,
+    /// The thread that is inside a hook of this file, as [`thread_token`]; 0: none.
+    in_hook: AtomicUsize,
+    /// Whether the shared memory is mapped. Held for reading while a region is pinned, for writing to unmap.
+    mapped: RwLock<bool>,
+    generation: u32,
+}
+
+// SAFETY: `file` is used only under the rules of `read`, `size` and `shm_map` below.
+unsafe impl Send for FileLife {}
+// SAFETY: as above.
+unsafe impl Sync for FileLife {}
+
+/// A number that no other living thread has. The variable has no destructor, so it works at process exit too.
+fn thread_token() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here) as usize)
+}
+
+impl FileLife {
+    /// # Safety
+    /// `file` stays at its place and open until [`FileLife::unmapped`] and the last hook have returned.
+    pub(super) unsafe fn new(file: *mut sys::sqlite3_file) -> Arc<FileLife> {
+        let in_hook = AtomicUsize::new(0);
+        Arc::new(FileLife { file, in_hook, mapped: RwLock::new(false), generation: os::fork_generation() })
+    }
+
+    pub(super) fn handle(self: &Arc<Self>) -> ConnectionFile {
+        ConnectionFile(Arc::clone(self))
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    pub(super) fn enter_hook(&self) {
+        self.in_hook.store(thread_token(), Ordering::Release);
+    }
+
+    pub(super) fn leave_hook(&self) {
+        self.in_hook.store(0, Ordering::Release);
+    }
+
+    pub(super) fn is_mapped(&self) -> bool {
+        *self.mapped.read_recursive()
+    }
+
+    /// xShmMap succeeded on the connection's own account.
+    pub(super) fn mapped(&self) {
+        if !self.is_mapped() {
+            *self.mapped.write() = true;
+        }
+    }
+
+    /// Call before xShmUnmap and before xClose: waits for pinned regions, and no later pin succeeds.
+    pub(super) fn unmapped(&self) {
+        *self.mapped.write() = false;
+    }
+
+    /// # Safety
+    /// `memory` is what the base's xShmMap of this file answered, [`SHM_REGION_BYTES`] long.
+    pub(super) unsafe fn region(self: &Arc<Self>, memory: NonNull<c_void>) -> ShmRegion {
+        ShmRegion { life: Arc::clone(self), words: memory.cast() }
+    }
+}
+
+impl ConnectionFile {
+    /// As [`BaseFile::read`].
+    ///
+    /// # Errors
+    /// `Io`; `Busy` outside a hook of this file.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let file = self.file_in_hook()?;
+        // SAFETY: inside a hook the file is open and its connection waits for us.
+        unsafe { read_file(file, offset, buffer) }
+            .map_err(|rc| code::fault(rc, 0, "read", Path::new("the database")))
+    }
+
+    /// # Errors
+    /// As `read`.
+    pub fn size(&self) -> Result<u64> {
+        let file = self.file_in_hook()?;
+        // SAFETY: as in `read`.
+        unsafe { file_size(file) }.map_err(|rc| code::fault(rc, 0, "size", Path::new("the database")))
+    }
+
+    fn file_in_hook(&self) -> Result<*mut sys::sqlite3_file> {
+        if self.0.in_hook.load(Ordering::Acquire) != thread_token() {
+            return Err(Error::busy("cannot use a connection's file outside its hooks"));
+        }
+        Ok(self.0.file)
+    }
+
+    /// The wal-index region, if the connection has shared memory now and the region exists; never extends it.
+    #[must_use]
+    pub fn shm_map(&self, region: u32) -> Option<ShmRegion> {
+        if self.0.generation != os::fork_generation() {
+            return None;
+        }
+        let mapped = self.0.mapped.read_recursive();
+        if !*mapped {
+            return None;
+        }
+        let mut memory: *mut c_void = std::ptr::null_mut();
+        // SAFETY: while `mapped` is held neither xShmUnmap nor xClose has begun, and the base's xShmMap locks
+        // its own mutex once the file has shared memory (os_unix.c, unixShmMap).
+        let rc = unsafe {
+            let method = (*(*self.0.file).pMethods).xShmMap?;
+            let bytes = SHM_REGION_BYTES as c_int;
+            method(self.0.file, c_int::try_from(region).ok()?, bytes, 0, &raw mut memory)
+        };
+        let memory =
+            NonNull::new(memory).filter(|_| matches!(rc & 0xff, sys::SQLITE_OK | sys::SQLITE_READONLY))?;
+        // SAFETY: just answered by xShmMap.
+        Some(unsafe { self.0.region(memory) })
+    }
+}
+
+/// One 32 KiB region of a wal-index. Owning it pins nothing; see [`ShmRegion::pin`].
+#[derive(Clone)]
+pub struct ShmRegion {
+    life: Arc<FileLife>,
+    words: NonNull<u32>,
+}
+
+// SAFETY: memory shared between processes, read only by atomic loads through a pin.
+unsafe impl Send for ShmRegion {}
+// SAFETY: as above.
+unsafe impl Sync for ShmRegion {}
+
+impl ShmRegion {
+    /// The region's words, held in place: the connection's xShmUnmap and xClose wait for the view to go. So
+    /// keep it for one bounded scan, and wait for nothing meanwhile. Several may be held at once.
+    /// `None` once the connection has let go of its shared memory, and in a forked child.
+    #[must_use]
+    pub fn pin(&self) -> Option<ShmView<'_>> {
+        if self.life.generation != os::fork_generation() {
+            return None;
+        }
+        let mapped = self.life.mapped.read_recursive();
+        mapped.then_some(ShmView { words: self.words, _mapped: mapped })
+    }
+}
+
+/// A pinned region. All loads are relaxed: put [`ShmView::fence`] where order matters.
+pub struct ShmView<'a> {
+    words: NonNull<u32>,
+    _mapped: RwLockReadGuard<'a, bool>,
+}
+
+impl ShmView<'_> {
+    /// The native-endian word `0..8192`.
+    ///
+    /// # Panics
+    /// When `word` is out of range.
+    #[must_use]
+    pub fn load(&self, word: usize) -> u32 {
+        assert!(word < SHM_REGION_WORDS, "BUG: a region has 8192 words");
+        // SAFETY: in range and mapped while the view lives; other processes write it in whole words.
+        unsafe { AtomicU32::from_ptr(self.words.as_ptr().add(word)) }.load(Ordering::Relaxed)
+    }
+
+    /// The native-endian half word `0..16384`.
+    ///
+    /// # Panics
+    /// When `index` is out of range.
+    #[must_use]
+    pub fn load_u16(&self, index: usize) -> u16 {
+        assert!(index < SHM_REGION_WORDS * 2, "BUG: a region has 16384 half words");
+        // SAFETY: as in `load`.
+        unsafe { AtomicU16::from_ptr(self.words.as_ptr().cast::<u16>().add(index)) }.load(Ordering::Relaxed)
+    }
+
+    /// Loads before it happen before loads after it; the counterpart of the writer's xShmBarrier.
+    pub fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// The bytes of a C string as a path; `None` for NULL.
+///
+/// # Safety
+/// `name` is NULL or NUL-terminated and lives for `'a`.
+pub(super) unsafe fn path_of<'a>(name: *const c_char) -> Option<&'a Path> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: by contract.
+    let bytes = unsafe { CStr::from_ptr(name) }.to_bytes();
+    Some(Path::new(OsStr::from_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("sqlitereplicate-base-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("make a scratch folder");
+        folder.join(name)
+    }
+
+    #[test]
+    fn a_short_read_tells_its_length_and_zeroes_the_rest() {
+        let path = scratch("short");
+        std::fs::write(&path, b"abcdef").expect("write");
+        let file = BaseVfs::linked().open(&path, true).expect("open");
+        let mut buffer = [7u8; 8];
+        assert_eq!(file.read(2, &mut buffer).expect("read"), 4);
+        assert_eq!(&buffer, b"cdef\0\0\0\0");
+        assert_eq!(file.read(100, &mut buffer).expect("read past the end"), 0);
+        assert_eq!(file.size().expect("size"), 6);
+    }
+
+    #[test]
+    fn opening_a_missing_file_creates_nothing_and_says_not_found() {
+        let path = scratch("missing");
+        let error = BaseVfs::linked().open(&path, false).err().expect("must fail");
+        assert_eq!(error.kind(), Kind::NotFound, "{error}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_reserved_lock_is_seen_by_another_file_and_a_moved_file_knows_it() {
+        let path = scratch("locks");
+        std::fs::write(&path, [0u8; 512]).expect("write");
+        let vfs = BaseVfs::linked();
+        let (one, two) = (vfs.open(&path, false).expect("open"), vfs.open(&path, false).expect("open"));
+        assert!(one.lock(1).expect("shared") && one.lock(2).expect("reserved"));
+        assert!(two.check_reserved().expect("check"));
+        assert!(two.lock(1).expect("shared") && !two.lock(2).expect("second reserved"));
+        one.unlock(0).expect("unlock");
+        assert!(!two.check_reserved().expect("check"));
+        assert!(!one.has_moved());
+        std::fs::rename(&path, scratch("elsewhere")).expect("rename");
+        assert!(one.has_moved());
+    }
+
+    #[test]
+    fn a_full_path_is_absolute_and_a_second_delete_says_not_found() {
+        let vfs = BaseVfs::linked();
+        assert!(vfs.full_pathname(Path::new("some.db")).expect("resolve").is_absolute());
+        let path = scratch("gone");
+        std::fs::write(&path, b"x").expect("write");
+        vfs.delete(&path, false).expect("delete");
+        assert_eq!(vfs.delete(&path, false).expect_err("must fail").kind(), Kind::NotFound);
+    }
+}
