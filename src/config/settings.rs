@@ -1,0 +1,118 @@
+//! The settings of one database, typed and complete.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::rules::Layer;
+use super::setting::{self, Value};
+use super::url::ReplicaUrl;
+use crate::error::{Error, Result};
+
+/// How long a group collects for a file replica, where nothing else is said.
+const INTERVAL_FILE: Duration = Duration::from_millis(10);
+
+/// When a COMMIT returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Once SQLite is done; the replica follows.
+    Async,
+}
+
+/// What an open does when there is no local file but the replica has history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfMissing {
+    Refuse,
+    Restore,
+    /// The new database becomes the next txid.
+    Continue,
+}
+
+/// Everything one database needs to know; what is not built yet has no field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Absolute, every symbolic link replaced.
+    pub database: PathBuf,
+    /// The home first; at least one, no two alike.
+    pub replicas: Vec<ReplicaUrl>,
+    pub durability: Durability,
+    pub sync_timeout: Duration,
+    /// How long a group collects; zero: sealed at once.
+    pub interval: Duration,
+    pub open_timeout: Duration,
+    pub flush_timeout: Duration,
+    pub if_missing: IfMissing,
+    /// Folder of the local log, absolute.
+    pub log: PathBuf,
+    pub log_bytes_max: u64,
+    /// The replica came from the environment, which names one database or takes the first.
+    pub(super) from_environment: bool,
+}
+
+impl Settings {
+    /// # Errors
+    /// `Invalid` when two replicas are the same or a copy has no home.
+    pub(super) fn new(database: &Path, layer: &Layer, from_environment: bool) -> Result<Settings> {
+        Ok(Settings {
+            database: database.to_path_buf(),
+            replicas: replicas(layer)?,
+            durability: Durability::Async,
+            sync_timeout: duration(layer, "replica_sync_timeout"),
+            interval: match layer.get("replica_interval") {
+                Some(Value::Duration(interval)) => *interval,
+                _ => INTERVAL_FILE,
+            },
+            open_timeout: duration(layer, "replica_open_timeout"),
+            flush_timeout: duration(layer, "replica_flush_timeout"),
+            if_missing: match value(layer, "replica_if_missing") {
+                Value::Word("restore") => IfMissing::Restore,
+                Value::Word("continue") => IfMissing::Continue,
+                _ => IfMissing::Refuse,
+            },
+            log: match layer.get("replica_log") {
+                Some(Value::Folder(folder)) => folder.clone(),
+                _ => beside(database),
+            },
+            log_bytes_max: match value(layer, "replica_log_max") {
+                Value::Size(bytes) => bytes,
+                other => unreachable!("BUG: replica_log_max is {other:?}"),
+            },
+            from_environment,
+        })
+    }
+}
+
+/// `<db>-replica`.
+fn beside(database: &Path) -> PathBuf {
+    let mut folder: OsString = database.as_os_str().into();
+    folder.push("-replica");
+    folder.into()
+}
+
+fn replicas(layer: &Layer) -> Result<Vec<ReplicaUrl>> {
+    let mut replicas: Vec<ReplicaUrl> = Vec::new();
+    for name in ["replica", "replica2", "replica3"] {
+        if let Some(Value::Replica(url)) = layer.get(name) {
+            if replicas.contains(url) {
+                return Err(Error::invalid(format!(
+                    "{name}='{url}' is there already; give each copy its own folder"
+                )));
+            }
+            replicas.push(url.clone());
+        }
+    }
+    assert!(!replicas.is_empty(), "BUG: settings without a replica");
+    Ok(replicas)
+}
+
+fn value(layer: &Layer, name: &str) -> Value {
+    let default = || setting::by_name(name.as_bytes()).and_then(setting::Setting::default_value);
+    layer.get(name).cloned().or_else(default).expect("BUG: neither value nor default")
+}
+
+fn duration(layer: &Layer, name: &str) -> Duration {
+    match value(layer, name) {
+        Value::Duration(duration) => duration,
+        other => unreachable!("BUG: {name} is {other:?}"),
+    }
+}
