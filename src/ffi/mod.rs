@@ -9,5 +9,7 @@
 
 pub mod base;
 pub mod code;
+mod guard;
 pub mod hooks;
+pub mod map;
 pub mod os;

@@ -2,11 +2,22 @@
 //!
 //! A forked child has our statics but none of our threads, and any lock may have been held at that moment.
 //! So every object remembers the fork generation it was made in, and is left alone in any other.
+//!
+//! At the end of the process the exiting thread's thread-locals are gone before our callback runs, and that
+//! thread may hold any lock of ours: callbacks wait with a deadline only.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread::JoinHandle;
+use std::{io, mem, ptr, thread};
+
+use super::guard;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+static AT_EXIT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
+
+/// Ample for a worker: a TLS handshake with a signed upload was seen to need less than 48 KiB.
+const STACK_BYTES: usize = 256 * 1024;
 
 /// How many forks lie between this process and the one that loaded us; the same number for a process's life.
 #[must_use]
@@ -21,4 +32,120 @@ pub fn fork_generation() -> u32 {
 
 extern "C" fn in_forked_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Calls `callback` when the process ends by `exit` or by returning from `main`; not on `_exit` or signals.
+/// It runs once, on any thread, in a forked child too: compare [`fork_generation`] there.
+pub fn at_exit(callback: fn()) {
+    static REGISTERED: Once = Once::new();
+    AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner).push(callback);
+    REGISTERED.call_once(|| {
+        // SAFETY: atexit(3); the library is linked NODELETE, so the handler is there until the end.
+        unsafe { libc::atexit(run_at_exit) };
+    });
+}
+
+extern "C" fn run_at_exit() {
+    // A lock held by a thread that a fork did not copy must not hang the child: then nothing is called.
+    let Ok(callbacks) = AT_EXIT.try_lock().map(|mut list| mem::take(&mut *list)) else { return };
+    for callback in callbacks {
+        // Nobody is left to tell of a panic.
+        let _ = guard::catch(callback);
+    }
+}
+
+/// Starts a thread that a host does not notice: it takes none of the process's signals, has a small stack,
+/// and runs at `nice` more than the process (0: the same; a thread cannot go back without privilege).
+/// Of `name` the system shows 15 bytes.
+///
+/// # Errors
+/// As `std::thread::Builder::spawn`.
+pub fn spawn_quiet(name: &str, nice: u8, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let before = block_signals()?;
+    let spawned = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        if nice > 0 {
+            be_nice(nice);
+        }
+        body();
+    });
+    // SAFETY: pthread_sigmask(3) with the mask it gave us.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+    spawned
+}
+
+/// Blocks every signal on this thread, except those that its own faults raise: blocked, they would end the
+/// process without the host's crash handler. Returns the mask before.
+fn block_signals() -> io::Result<libc::sigset_t> {
+    const OWN_FAULTS: [i32; 6] =
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP];
+    // SAFETY: sigset_t is plain data, filled by sigfillset(3); pthread_sigmask(3) reads one and writes the other.
+    unsafe {
+        let mut blocked: libc::sigset_t = mem::zeroed();
+        let mut before: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&raw mut blocked);
+        for signal in OWN_FAULTS {
+            libc::sigdelset(&raw mut blocked, signal);
+        }
+        match libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, &raw mut before) {
+            0 => Ok(before),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// On Linux a thread id names one thread to setpriority(2). A refusal costs speed only.
+fn be_nice(nice: u8) {
+    // SAFETY: plain system calls on the calling thread.
+    unsafe {
+        let thread = libc::syscall(libc::SYS_gettid);
+        let now = libc::getpriority(libc::PRIO_PROCESS, thread as libc::id_t);
+        libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, now + i32::from(nice));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn status_line(key: &str) -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("read status");
+        status.lines().find(|line| line.starts_with(key)).expect("the line").to_owned()
+    }
+
+    #[test]
+    fn a_quiet_thread_blocks_signals_but_its_own_faults_and_the_spawner_keeps_its_mask() {
+        let before = status_line("SigBlk");
+        let (send, receive) = mpsc::channel();
+        let report = move || {
+            // SAFETY: getpriority(2) on this thread.
+            let nice =
+                unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::syscall(libc::SYS_gettid) as u32) };
+            send.send((status_line("SigBlk"), nice)).expect("send");
+        };
+        spawn_quiet("quiet", 5, report).expect("spawn").join().expect("join");
+        let (mask, nice) = receive.recv().expect("receive");
+        let mask = u64::from_str_radix(mask.split_whitespace().nth(1).expect("mask"), 16).expect("hex");
+        assert_ne!(mask & (1 << (libc::SIGTERM - 1)), 0, "SIGTERM must be blocked");
+        assert_eq!(mask & (1 << (libc::SIGSEGV - 1)), 0, "SIGSEGV must reach the crash handler");
+        assert!(nice >= 5, "nice {nice}");
+        assert_eq!(status_line("SigBlk"), before);
+    }
+
+    #[test]
+    fn a_forked_child_is_of_the_next_generation() {
+        let here = fork_generation();
+        // SAFETY: the child makes async-signal-safe calls only.
+        let status = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(i32::from(fork_generation() != here + 1));
+            }
+            let mut status = 0;
+            assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+            status
+        };
+        assert_eq!(status, 0);
+        assert_eq!(fork_generation(), here);
+    }
 }

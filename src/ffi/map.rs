@@ -1,0 +1,178 @@
+//! A file mapped into memory, shared between every process that maps it, as words of 64 bits.
+//!
+//! Words survive the death of a process (the kernel has them), not a loss of power, unless [`SharedMap::sync`]
+//! returned. Room on disk is taken before a word is touched: a sparse mapped file on a full disk would end the
+//! host with SIGBUS. For the same reason no process may ever shorten such a file. Source: mmap(2), posix_fallocate(3).
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use crate::error::{Error, Result};
+
+/// A mapped file. Words are native-endian; `Sync`, as every word is atomic.
+pub struct SharedMap {
+    file: File,
+    path: PathBuf,
+    words: NonNull<AtomicU64>,
+    len_words: usize,
+}
+
+// SAFETY: the memory is reached through atomics only, and unmapped by drop or `&mut self` only.
+unsafe impl Send for SharedMap {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMap {}
+
+impl SharedMap {
+    /// Maps the file at `path`, made (zeroed) if missing and grown to at least `len_words`; a longer one is
+    /// mapped whole.
+    ///
+    /// # Errors
+    /// `Full` without room, `Io`; `Invalid` for a length of 0.
+    pub fn open(path: &Path, len_words: usize) -> Result<SharedMap> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|e| Error::io("open", path, e))?;
+        SharedMap::of_file(file, path, len_words)
+    }
+
+    /// As [`SharedMap::open`], for a file that is open for reading and writing. `path` is for messages.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn of_file(file: File, path: &Path, len_words: usize) -> Result<SharedMap> {
+        let len_words = make_room(&file, path, len_words)?;
+        let words = map(&file, path, len_words)?;
+        Ok(SharedMap { file, path: path.to_owned(), words, len_words })
+    }
+
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: mapped with this length, page-aligned, until drop; AtomicU64 has the layout of u64.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.len_words) }
+    }
+
+    #[must_use]
+    pub fn len_words(&self) -> usize {
+        self.len_words
+    }
+
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Makes the map at least `len_words` long, new words zero; also takes in what another process added.
+    ///
+    /// # Errors
+    /// As `open`; the map is then as before.
+    pub fn grow(&mut self, len_words: usize) -> Result<()> {
+        let len_words = make_room(&self.file, &self.path, len_words)?;
+        if len_words != self.len_words {
+            let words = map(&self.file, &self.path, len_words)?;
+            self.unmap();
+            (self.words, self.len_words) = (words, len_words);
+        }
+        Ok(())
+    }
+
+    /// Returns when all words stored before are on disk.
+    ///
+    /// # Errors
+    /// `Io`; what was lost is unknown then.
+    pub fn sync(&self) -> Result<()> {
+        // SAFETY: msync(2) on our own mapping.
+        let rc = unsafe { libc::msync(self.words.as_ptr().cast(), self.len_words * 8, libc::MS_SYNC) };
+        if rc == 0 { Ok(()) } else { Err(Error::io("sync", &self.path, std::io::Error::last_os_error())) }
+    }
+
+    fn unmap(&mut self) {
+        // SAFETY: munmap(2) of our own mapping, whose borrows have ended (`&mut self`).
+        unsafe { libc::munmap(self.words.as_ptr().cast(), self.len_words * 8) };
+    }
+}
+
+impl Drop for SharedMap {
+    fn drop(&mut self) {
+        self.unmap();
+    }
+}
+
+/// Takes room for `len_words` in the file; returns the whole words it holds then.
+fn make_room(file: &File, path: &Path, len_words: usize) -> Result<usize> {
+    if len_words == 0 {
+        return Err(Error::invalid(format!("cannot map 0 words of {}", path.display())));
+    }
+    let has =
+        usize::try_from(file.metadata().map_err(|e| Error::io("size", path, e))?.len()).unwrap_or(0) / 8;
+    let want = has.max(len_words);
+    loop {
+        // SAFETY: posix_fallocate(3) on an open descriptor; allocates what a hole left out, never shortens.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, (want * 8) as libc::off_t) } {
+            0 => return Ok(want),
+            libc::EINTR => {}
+            code => return Err(Error::io("allocate", path, std::io::Error::from_raw_os_error(code))),
+        }
+    }
+}
+
+fn map(file: &File, path: &Path, len_words: usize) -> Result<NonNull<AtomicU64>> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: mmap(2) of an open file whose first len_words * 8 bytes are allocated.
+    let memory = unsafe {
+        libc::mmap(std::ptr::null_mut(), len_words * 8, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(Error::io("map", path, std::io::Error::last_os_error()));
+    }
+    Ok(NonNull::new(memory).expect("BUG: mmap answers no NULL").cast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("sqlitereplicate-map-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("make a scratch folder");
+        folder.join(name)
+    }
+
+    #[test]
+    fn two_maps_of_one_file_share_words_and_growth() {
+        let path = scratch("shared");
+        let mut one = SharedMap::open(&path, 3).expect("open");
+        let two = SharedMap::open(&path, 1).expect("open again");
+        assert_eq!((one.len_words(), two.len_words()), (3, 3));
+        one.words()[2].store(42, Relaxed);
+        assert_eq!(two.words()[2].load(Relaxed), 42);
+        one.grow(100_000).expect("grow");
+        one.words()[99_999].store(7, Relaxed);
+        let mut two = two;
+        two.grow(1).expect("take in what the other added");
+        assert_eq!(two.len_words(), 100_000);
+        assert_eq!((two.words()[2].load(Relaxed), two.words()[99_999].load(Relaxed)), (42, 7));
+        one.sync().expect("sync");
+        assert_eq!(std::fs::read(&path).expect("read")[16], 42);
+    }
+
+    #[test]
+    fn room_on_disk_is_taken_at_once() {
+        let path = scratch("room");
+        let map = SharedMap::open(&path, 131_072).expect("open");
+        let blocks = map.file().metadata().expect("stat").blocks();
+        assert!(blocks * 512 >= 1_048_576, "{blocks} blocks of 512 bytes");
+    }
+
+    #[test]
+    fn an_empty_map_is_refused() {
+        assert_eq!(
+            SharedMap::open(&scratch("empty"), 0).err().expect("must fail").kind(),
+            crate::error::Kind::Invalid
+        );
+    }
+}
