@@ -1,0 +1,14 @@
+# ---- Python and SQL tests, benchmark, demo
+
+PYTHON := target/venv/bin/python
+
+venv: ## make target/venv, the Python of the tests
+	@python-tests/venv.sh
+
+test-py: venv ## tests in real processes and hosts
+	$(PYTHON) -m pytest -q -p no:cacheprovider python-tests
+
+test-sql: venv ## the SQL surface as a user types it
+	$(PYTHON) python-tests/sql_tests.py
+
+.PHONY: venv test-py test-sql
