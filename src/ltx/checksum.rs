@@ -1,0 +1,141 @@
+//! CRC-64/GO-ISO, the only checksum of the format, and the checksum of a page.
+//!
+//! Polynomial x^64 + x^4 + x^3 + x + 1, reflected, all ones in and out. It has so few terms that eight bytes
+//! are one step of shifts without a table, and x^256 reduces to x^16 + x^12 + x^4 + 1, which lets four lanes
+//! of eight bytes run side by side. Half the size and twice the speed of a 16 KiB table, on any processor.
+//! `crc64fast` computes CRC-64/XZ, another polynomial.
+
+use crate::types::{Checksum, Pgno};
+
+/// Checksum of a page: CRC of its number (big-endian u32) and its content.
+pub fn page_checksum(pgno: Pgno, data: &[u8]) -> Checksum {
+    let mut crc = Crc64::new();
+    crc.update(&pgno.get().to_be_bytes());
+    crc.update(data);
+    Checksum::from_crc(crc.value())
+}
+
+/// A CRC-64/GO-ISO under way.
+#[derive(Clone, Debug)]
+pub struct Crc64(u64);
+
+impl Default for Crc64 {
+    fn default() -> Crc64 {
+        Crc64::new()
+    }
+}
+
+impl Crc64 {
+    pub const fn new() -> Crc64 {
+        Crc64(!0)
+    }
+
+    pub fn update(&mut self, data: &[u8]) {
+        let mut crc = self.0;
+        let (blocks, rest) = data.as_chunks::<32>();
+        if let Some((first, blocks)) = blocks.split_first() {
+            let mut lanes = words(first);
+            lanes[0] ^= crc;
+            for block in blocks {
+                let next = words(block);
+                for lane in 0..4 {
+                    lanes[lane] = step_32_bytes(lanes[lane]) ^ next[lane];
+                }
+            }
+            crc = lanes.iter().fold(0, |crc, lane| step_8_bytes(crc ^ lane));
+        }
+        let (words, bytes) = rest.as_chunks::<8>();
+        for word in words {
+            crc = step_8_bytes(crc ^ u64::from_le_bytes(*word));
+        }
+        for byte in bytes {
+            crc = step_byte(crc, *byte);
+        }
+        self.0 = crc;
+    }
+
+    /// The CRC of everything so far.
+    pub const fn value(&self) -> u64 {
+        !self.0
+    }
+}
+
+fn words(block: &[u8; 32]) -> [u64; 4] {
+    let mut lanes = [0; 4];
+    for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+        *lane = u64::from_le_bytes(*word);
+    }
+    lanes
+}
+
+/// Multiplies by 1 + x + x^3 + x^4: what stands one word ahead comes back as this.
+const fn reduce(r: u64) -> u64 {
+    r ^ (r >> 1) ^ (r >> 3) ^ (r >> 4)
+}
+
+const fn step_8_bytes(r: u64) -> u64 {
+    let over = (r << 63) ^ (r << 61) ^ (r << 60);
+    reduce(r) ^ reduce(over)
+}
+
+const fn step_32_bytes(r: u64) -> u64 {
+    let over = (r << 60) ^ (r << 52) ^ (r << 48);
+    r ^ (r >> 4) ^ (r >> 12) ^ (r >> 16) ^ reduce(over)
+}
+
+const fn step_byte(crc: u64, byte: u8) -> u64 {
+    (crc >> 8) ^ reduce((crc ^ byte as u64) << 56)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crc(data: &[u8]) -> u64 {
+        let mut crc = Crc64::new();
+        crc.update(data);
+        crc.value()
+    }
+
+    /// The definition, one bit at a time.
+    fn slow(data: &[u8]) -> u64 {
+        let mut crc = !0u64;
+        for byte in data {
+            crc ^= *byte as u64;
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ 0xD800_0000_0000_0000 } else { crc >> 1 };
+            }
+        }
+        !crc
+    }
+
+    #[test]
+    fn check_values_of_go_iso() {
+        assert_eq!(crc(b"123456789"), 0xb909_56c7_75a4_1001);
+        assert_eq!(crc(&[0]), 0x6f90_0000_0000_0000);
+        assert_eq!(crc(b""), 0);
+    }
+
+    #[test]
+    fn any_length_and_any_split_equal_the_definition() {
+        let data: Vec<u8> = (0..600u32).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
+        for length in 0..data.len() {
+            let expected = slow(&data[..length]);
+            assert_eq!(crc(&data[..length]), expected, "length {length}");
+            let mut split = Crc64::new();
+            let (a, b) = data[..length].split_at(length * 2 / 5);
+            split.update(a);
+            split.update(b);
+            assert_eq!(split.value(), expected, "length {length} in two parts");
+        }
+    }
+
+    #[test]
+    fn page_and_database_checksums_of_the_format() {
+        let first = page_checksum(Pgno::FIRST, &[0; 512]);
+        let second = page_checksum(Pgno::new(2).unwrap(), &[0xff; 512]);
+        assert_eq!(first.get(), 0xefb1_f44f_ecd9_9000);
+        assert_eq!(second.get(), 0xc565_789f_ecd9_9000);
+        assert_eq!(Checksum::EMPTY.toggle(first).toggle(second).get(), 0xaad4_8cd0_0000_0000);
+    }
+}
