@@ -216,6 +216,35 @@ impl fmt::Display for Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+/// What tells one object of a store from a later one of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    pub device: u64,
+    pub inode: u64,
+    /// Change time; a file that was removed and made again has another.
+    pub changed_ns: i128,
+    pub modified_ns: i128,
+}
+
+/// An LTX file as a replica lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileInfo {
+    pub level: Level,
+    pub range: TxidRange,
+    /// Bytes.
+    pub size: u64,
+    pub created_at: Timestamp,
+    pub identity: Identity,
+}
+
+impl FileInfo {
+    /// Whether this is still the very object of an earlier look, and not one made anew with its name.
+    pub fn same_object(&self, other: &FileInfo) -> bool {
+        (self.level, self.range, self.size, self.identity)
+            == (other.level, other.range, other.size, other.identity)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,297 @@
+//! Files that appear whole under their name, never in place of another, and survive power loss.
+//!
+//! ```text
+//! Temp::create   folder/name.<n>.tmp made, empty, locked      a crash leaves a temp nobody holds
+//! write          by the caller
+//! Temp::publish  fsync file; rename without replacing; fsync folder
+//! ```
+//!
+//! The rename is `renameat2(RENAME_NOREPLACE)`, so that the file's change time is final the moment its name
+//! can be seen; where the filesystem lacks it, `link(2)` and `unlink(2)`. A filesystem with neither is
+//! refused: a plain rename replaces. A temp file is locked (`flock`) while its writer lives, which is how
+//! [`remove_stale`] knows the dead ones.
+//!
+//! Assumed of the system: an fsynced folder keeps its names, rename and link are atomic.
+
+use crate::error::{Error, Result};
+use crate::types::Timestamp;
+use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::io::Errno;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+const TEMP_SUFFIX: &str = ".tmp";
+/// Temp names tried; each miss is a file that another writer holds or a dead one left.
+const TEMP_NAMES_MAX: u32 = 10_000;
+
+/// Makes a new file, open for reading and writing.
+///
+/// # Errors
+/// `Exists`; else as the system says.
+pub fn create_new(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(|e| Error::io("create", path, e))
+}
+
+/// Makes a folder and those above it, where missing, so that they survive power loss.
+pub fn create_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(path);
+    create_folder(parent)?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => {
+            Err(Error::io("create folder", path, e))
+        }
+        _ => sync_folder(parent),
+    }
+}
+
+/// Brings a file's content and times to disk. After an error the file is suspect: drop it, never retry.
+pub fn sync_file(file: &File, path: &Path) -> Result<()> {
+    file.sync_all().map_err(|e| Error::io("sync", path, e))
+}
+
+/// Brings the names in a folder to disk.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("sync folder", path, e))
+}
+
+/// Gives `from` the name `to`, which must be free. Does not sync.
+///
+/// # Errors
+/// `Exists` when the name is taken; `Invalid` when the filesystem cannot do it without replacing.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(()),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        Err(e) => return Err(Error::io("create", to, e.into())),
+    }
+    link_new(from, to)
+}
+
+fn link_new(from: &Path, to: &Path) -> Result<()> {
+    match rustix::fs::link(from, to) {
+        Ok(()) => std::fs::remove_file(from).map_err(|e| Error::io("remove", from, e)),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => Err(Error::invalid(format!(
+            "cannot create {}: its filesystem can neither rename without replacing nor make hard links; \
+             use another folder",
+            to.display()
+        ))),
+        Err(e) => Err(Error::io("create", to, e.into())),
+    }
+}
+
+/// A file being written under a passing name. Dropped before it is published, it is removed.
+pub struct Temp {
+    file: File,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Temp {
+    /// Makes `<target>.<n>.tmp` beside `target`, empty and locked.
+    pub fn create(target: &Path) -> Result<Temp> {
+        for n in 0..TEMP_NAMES_MAX {
+            let mut name = target.as_os_str().to_owned();
+            name.push(format!(".{n}{TEMP_SUFFIX}"));
+            let path = PathBuf::from(name);
+            let file = match create_new(&path) {
+                Err(e) if e.kind() == crate::error::Kind::Exists => continue,
+                other => other?,
+            };
+            // Somebody may have taken it for a dead one between the two calls; then the name is not ours.
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && is_at(&file, &path)
+            {
+                return Ok(Temp { file, path, published: false });
+            }
+        }
+        Err(Error::busy(format!(
+            "cannot create a temporary file beside {}: {TEMP_NAMES_MAX} of them exist; remove those ending in \
+             {TEMP_SUFFIX}",
+            target.display()
+        )))
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Sets the modification time, which is where a file replica keeps an LTX file's timestamp.
+    pub fn set_modified(&self, at: Timestamp) -> Result<()> {
+        let distance = Duration::from_millis(at.0.unsigned_abs());
+        let epoch = SystemTime::UNIX_EPOCH;
+        let time = if at.0 < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+        let time = time.ok_or_else(|| {
+            Error::invalid(format!("cannot set the time of {} to {} ms", self.path.display(), at.0))
+        })?;
+        self.file.set_modified(time).map_err(|e| Error::io("set the time of", &self.path, e))
+    }
+
+    /// Makes the file last and gives it its name; what it returns has survived power loss.
+    ///
+    /// # Errors
+    /// `Exists` when the name is taken, and then nothing is changed; `Invalid` as [`rename_new`]; else as the
+    /// system says. After an error in the last step, the sync of the folder, the name may exist.
+    pub fn publish(mut self, name: &Path) -> Result<File> {
+        sync_file(&self.file, &self.path)?;
+        rename_new(&self.path, name)?;
+        self.published = true;
+        sync_folder(parent(name))?;
+        self.file.try_clone().map_err(|e| Error::io("open", name, e))
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: what stays is a stale temp file, which nobody reads and `remove_stale` finds.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the temp files in `folder` whose writers are dead; returns how many.
+pub fn remove_stale(folder: &Path) -> Result<u32> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        other => other.map_err(|e| Error::io("list", folder, e))?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io("list", folder, e))?.path();
+        if !path.as_os_str().as_encoded_bytes().ends_with(TEMP_SUFFIX.as_bytes()) || !path.is_file() {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        let dead = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if dead && is_at(&file, &path) && std::fs::remove_file(&path).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether `path` still names this very file.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// The folder of a path; the working folder for a bare name.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::testing::Folder;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn temp(target: &Path, content: &[u8]) -> Temp {
+        let mut temp = Temp::create(target).unwrap();
+        temp.write(content).unwrap();
+        temp
+    }
+
+    #[test]
+    fn published_file_has_content_time_and_mode() {
+        let folder = Folder::new();
+        let name = folder.path().join("a");
+        let temp = temp(&name, b"one");
+        temp.set_modified(Timestamp(1_700_000_000_123)).unwrap();
+        temp.publish(&name).unwrap();
+        let metadata = std::fs::metadata(&name).unwrap();
+        assert_eq!(std::fs::read(&name).unwrap(), b"one");
+        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_700_000_000, 123_000_000));
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert_eq!(folder.files(), ["a"]);
+    }
+
+    #[test]
+    fn publish_never_replaces_and_leaves_no_temp() {
+        let folder = Folder::new();
+        let name = folder.path().join("a");
+        temp(&name, b"one").publish(&name).unwrap();
+        let error = temp(&name, b"two").publish(&name).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exists, "{error}");
+        assert_eq!(std::fs::read(&name).unwrap(), b"one");
+        assert_eq!(folder.files(), ["a"]);
+    }
+
+    #[test]
+    fn link_keeps_the_same_promise_where_rename_cannot() {
+        let folder = Folder::new();
+        let (a, b, c) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+        std::fs::write(&a, b"one").unwrap();
+        std::fs::write(&b, b"two").unwrap();
+        assert_eq!(link_new(&a, &b).unwrap_err().kind(), Kind::Exists);
+        link_new(&a, &c).unwrap();
+        assert_eq!(folder.files(), ["b", "c"]);
+        assert_eq!(std::fs::read(&c).unwrap(), b"one");
+    }
+
+    #[test]
+    fn stale_temps_go_and_those_of_living_writers_stay() {
+        let folder = Folder::new();
+        let name = folder.path().join("a");
+        std::fs::write(folder.path().join("dead.0.tmp"), b"x").unwrap();
+        std::fs::write(folder.path().join("other"), b"x").unwrap();
+        let living = temp(&name, b"one");
+        assert_eq!(remove_stale(folder.path()).unwrap(), 1);
+        assert_eq!(folder.files(), ["a.0.tmp", "other"]);
+        living.publish(&name).unwrap();
+        assert_eq!(folder.files(), ["a", "other"]);
+        assert_eq!(remove_stale(&folder.path().join("none")).unwrap(), 0);
+    }
+
+    #[test]
+    fn dropped_temp_is_removed_and_two_do_not_collide() {
+        let folder = Folder::new();
+        let name = folder.path().join("a");
+        let (one, two) = (temp(&name, b"1"), temp(&name, b"2"));
+        assert_eq!(folder.files(), ["a.0.tmp", "a.1.tmp"]);
+        drop((one, two));
+        assert!(folder.files().is_empty());
+    }
+
+    #[test]
+    fn folders_above_are_made_private() {
+        let folder = Folder::new();
+        let deep = folder.path().join("x/y");
+        create_folder(&deep).unwrap();
+        create_folder(&deep).unwrap();
+        assert_eq!(std::fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700);
+        std::fs::write(deep.join("f"), b"").unwrap();
+        assert!(create_folder(&deep.join("f/z")).is_err());
+    }
+}

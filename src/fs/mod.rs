@@ -1,0 +1,3 @@
+//! The one owner of what makes bytes last: fsync, names that appear whole, folders.
+
+pub mod durable;

@@ -1,0 +1,56 @@
+//! The one seam between the engines and a store.
+
+use crate::error::Result;
+use crate::types::{FileInfo, Level, Timestamp, TxidRange};
+use std::io::{Read, Seek};
+
+/// An object's bytes.
+pub trait ReadSeek: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> ReadSeek for T {}
+
+/// A store of LTX files by level and txid range. Every backend passes the same suite, `conformance`.
+///
+/// Creating an object only if its name is free is the compare-and-swap that orders the history: no method
+/// replaces an object.
+pub trait Client: Send + Sync {
+    /// The replica's URL, without secrets.
+    fn url(&self) -> &str;
+
+    /// Every LTX file of a level, by min, then max. What is none is passed over.
+    ///
+    /// # Errors
+    /// `NotFound` when the replica itself is gone; a missing level is an empty one.
+    fn list(&self, level: Level) -> Result<Vec<FileInfo>>;
+
+    /// Opens exactly the object that was listed.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone, `Conflict` when its name holds another object: list again.
+    fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>>;
+
+    /// Stores `body` whole under a free name. What is returned has survived power loss.
+    ///
+    /// # Errors
+    /// `Exists` when the name is taken, by whatever bytes: read it back to learn whose. After `Io` the name
+    /// may exist.
+    fn create(
+        &self,
+        level: Level,
+        range: TxidRange,
+        timestamp: Timestamp,
+        body: &mut dyn Read,
+    ) -> Result<FileInfo>;
+
+    /// The object that a name holds now.
+    ///
+    /// # Errors
+    /// `NotFound` when the replica itself is gone.
+    fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>>;
+
+    /// Deletes exactly the object that was listed; one that is gone already is deleted.
+    ///
+    /// # Errors
+    /// `Conflict` when its name holds another object.
+    fn delete(&self, file: &FileInfo) -> Result<()>;
+}

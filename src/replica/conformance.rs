@@ -1,0 +1,133 @@
+//! The contract of [`Client`], as tests that every backend runs on an empty replica of its own.
+
+use super::client::Client;
+use crate::error::{Kind, Result};
+use crate::types::{FileInfo, Level, Timestamp, Txid, TxidRange};
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::Barrier;
+
+const RACERS: u8 = 16;
+const RACES: u64 = 20;
+
+type Check = fn(&dyn Client);
+
+/// Each check by name.
+pub const SUITE: &[(&str, Check)] = &[
+    ("a_missing_level_is_empty", a_missing_level_is_empty),
+    ("a_created_object_is_listed_found_and_read", a_created_object_is_listed_found_and_read),
+    ("a_listing_is_sorted_and_of_one_level", a_listing_is_sorted_and_of_one_level),
+    ("create_refuses_existing_name", create_refuses_existing_name),
+    ("a_failed_body_leaves_nothing", a_failed_body_leaves_nothing),
+    ("one_of_many_creators_wins", one_of_many_creators_wins),
+    ("open_tells_gone_from_changed", open_tells_gone_from_changed),
+    ("delete_spares_another_object", delete_spares_another_object),
+];
+
+fn range(min: u64, max: u64) -> TxidRange {
+    TxidRange::new(Txid::new(min).unwrap(), Txid::new(max).unwrap()).unwrap()
+}
+
+fn create(client: &dyn Client, range: TxidRange, at: i64, mut body: &[u8]) -> Result<FileInfo> {
+    client.create(Level::CAPTURED, range, Timestamp(at), &mut body)
+}
+
+fn read(client: &dyn Client, file: &FileInfo) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client.open(file).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn a_missing_level_is_empty(client: &dyn Client) {
+    for level in Level::all() {
+        assert_eq!(client.list(level).unwrap(), []);
+        assert_eq!(client.stat(level, range(1, 1)).unwrap(), None);
+    }
+}
+
+fn a_created_object_is_listed_found_and_read(client: &dyn Client) {
+    let body: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
+    let made = create(client, range(1, 7), 1_700_000_000_123, &body).unwrap();
+    assert_eq!((made.level, made.range, made.size), (Level::CAPTURED, range(1, 7), 300_000));
+    assert_eq!(made.created_at, Timestamp(1_700_000_000_123));
+    assert_eq!(client.list(Level::CAPTURED).unwrap(), [made]);
+    let found = client.stat(Level::CAPTURED, range(1, 7)).unwrap().unwrap();
+    assert!(found.same_object(&made));
+    assert_eq!(read(client, &found), body);
+    let mut reader = client.open(&made).unwrap();
+    let mut part = [0; 4];
+    reader.seek(SeekFrom::Start(1000)).unwrap();
+    reader.read_exact(&mut part).unwrap();
+    assert_eq!(part, body[1000..1004]);
+}
+
+fn a_listing_is_sorted_and_of_one_level(client: &dyn Client) {
+    for wanted in [range(5, 5), range(2, 3), range(0x10, 0x10), range(2, 2)] {
+        create(client, wanted, 0, b"x").unwrap();
+    }
+    client.create(Level::SNAPSHOT, range(1, 4), Timestamp(0), &mut &b"x"[..]).unwrap();
+    let ranges: Vec<_> = client.list(Level::CAPTURED).unwrap().iter().map(|file| file.range).collect();
+    assert_eq!(ranges, [range(2, 2), range(2, 3), range(5, 5), range(0x10, 0x10)]);
+    assert_eq!(client.list(Level::SNAPSHOT).unwrap().len(), 1);
+}
+
+fn create_refuses_existing_name(client: &dyn Client) {
+    let first = create(client, range(1, 1), 1, b"first").unwrap();
+    for body in [&b"second"[..], b"first"] {
+        let error = create(client, range(1, 1), 1, body).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exists, "{error}");
+    }
+    assert_eq!(client.list(Level::CAPTURED).unwrap(), [first]);
+    assert_eq!(read(client, &first), b"first");
+}
+
+fn a_failed_body_leaves_nothing(client: &dyn Client) {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("broken"))
+        }
+    }
+    let mut body = (&b"some"[..]).chain(Broken);
+    let made = client.create(Level::CAPTURED, range(1, 1), Timestamp(0), &mut body);
+    assert_eq!(made.unwrap_err().kind(), Kind::Io);
+    assert_eq!(client.list(Level::CAPTURED).unwrap(), []);
+    create(client, range(1, 1), 0, b"whole").unwrap();
+}
+
+fn one_of_many_creators_wins(client: &dyn Client) {
+    for txid in 1..=RACES {
+        let start = Barrier::new(RACERS as usize);
+        let race = |racer: u8| {
+            start.wait();
+            create(client, range(txid, txid), 0, &[racer; 5000])
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..RACERS).map(|racer| scope.spawn(move || race(racer))).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        let winners: Vec<usize> = (0..results.len()).filter(|racer| results[*racer].is_ok()).collect();
+        assert_eq!(winners.len(), 1, "{results:?}");
+        assert!(results.iter().flat_map(|result| result.as_ref().err()).all(|e| e.kind() == Kind::Exists));
+        let made = results[winners[0]].as_ref().unwrap();
+        assert_eq!(read(client, made), [winners[0] as u8; 5000]);
+    }
+}
+
+fn open_tells_gone_from_changed(client: &dyn Client) {
+    let old = create(client, range(1, 1), 1, b"old").unwrap();
+    client.delete(&old).unwrap();
+    assert_eq!(client.open(&old).map(|_| ()).unwrap_err().kind(), Kind::NotFound);
+    let new = create(client, range(1, 1), 2, b"new").unwrap();
+    assert!(!new.same_object(&old));
+    assert_eq!(client.open(&old).map(|_| ()).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(read(client, &new), b"new");
+}
+
+fn delete_spares_another_object(client: &dyn Client) {
+    let old = create(client, range(1, 1), 1, b"old").unwrap();
+    client.delete(&old).unwrap();
+    client.delete(&old).unwrap();
+    let new = create(client, range(1, 1), 2, b"new").unwrap();
+    assert_eq!(client.delete(&old).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(client.list(Level::CAPTURED).unwrap(), [new]);
+}

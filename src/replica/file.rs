@@ -1,0 +1,249 @@
+//! A replica in a folder.
+//!
+//! An object is created whole by [`crate::fs::durable`]: temp file in the level's folder, timestamp as its
+//! modification time, fsync, a rename that never replaces, fsync of the folder. Only levels are made on
+//! demand, never the root: a folder that vanished (an unmounted disk) must not come back empty.
+//!
+//! An object is the same as before when device, inode, size, modification and change time are (rule 1 of the
+//! protocol). All are final when the name appears, except where a filesystem makes us link and unlink; a
+//! reader that looked in between sees a conflict and lists again.
+
+use super::client::{Client, ReadSeek};
+use super::layout;
+use crate::error::{Error, Kind, Result};
+use crate::fs::durable::{self, Temp};
+use crate::ltx::name;
+use crate::types::{FileInfo, Identity, Level, Timestamp, TxidRange};
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const COPY_BYTES: usize = 64 << 10;
+const NS_PER_MS: i128 = 1_000_000;
+
+/// A file replica; holds no open files.
+#[derive(Clone, Debug)]
+pub struct FileReplica {
+    root: PathBuf,
+    url: String,
+}
+
+impl FileReplica {
+    /// The replica of a `file:///` URL. Touches nothing; a missing folder shows at the first use.
+    ///
+    /// # Errors
+    /// `Invalid` with the URL and what is allowed.
+    pub fn open(url: &str) -> Result<FileReplica> {
+        Ok(FileReplica { root: layout::parse_url(url)?, url: url.to_owned() })
+    }
+
+    /// The same, and makes the folder where it is missing; temp files of dead writers go.
+    ///
+    /// # Errors
+    /// As [`FileReplica::open`]; those of making the folder.
+    pub fn open_or_create(url: &str) -> Result<FileReplica> {
+        let replica = FileReplica::open(url)?;
+        durable::create_folder(&replica.root)?;
+        for level in Level::all() {
+            durable::remove_stale(&layout::folder(&replica.root, level))?;
+        }
+        Ok(replica)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Nothing is an empty level only while the root is there.
+    fn check_root(&self) -> Result<()> {
+        match std::fs::metadata(&self.root) {
+            Ok(metadata) if metadata.is_dir() => Ok(()),
+            Ok(_) => Err(Error::invalid(format!("replica {} is not a folder", self.root.display()))),
+            Err(e) => Err(Error::io("find the replica folder", &self.root, e)),
+        }
+    }
+
+    fn path(&self, level: Level, range: TxidRange) -> PathBuf {
+        layout::path(&self.root, level, range)
+    }
+
+    fn write(&self, temp: &mut Temp, path: &Path, body: &mut dyn Read) -> Result<()> {
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            match body.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => temp.write(&buffer[..count])?,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read what is to become", path, e)),
+            }
+        }
+    }
+}
+
+impl Client for FileReplica {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn list(&self, level: Level) -> Result<Vec<FileInfo>> {
+        self.check_root()?;
+        let folder = layout::folder(&self.root, level);
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|e| Error::io("list", &folder, e))?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::io("list", &folder, e))?;
+            let range = entry.file_name().to_str().and_then(name::parse);
+            if let Some(range) = range {
+                files.extend(self.stat(level, range)?);
+            }
+        }
+        files.sort_by_key(|file| file.range);
+        Ok(files)
+    }
+
+    fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>> {
+        let path = self.path(file.level, file.range);
+        let opened = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let metadata = opened.metadata().map_err(|e| Error::io("look at", &path, e))?;
+        if !info(file.level, file.range, &metadata).same_object(file) {
+            return Err(changed(&path));
+        }
+        Ok(Box::new(opened))
+    }
+
+    fn create(
+        &self,
+        level: Level,
+        range: TxidRange,
+        timestamp: Timestamp,
+        body: &mut dyn Read,
+    ) -> Result<FileInfo> {
+        self.check_root()?;
+        let path = self.path(level, range);
+        if std::fs::symlink_metadata(&path).is_ok() {
+            return Err(Error::exists(format!("{} exists already", path.display())));
+        }
+        durable::create_folder(durable::parent(&path))?;
+        let mut temp = Temp::create(&path)?;
+        self.write(&mut temp, &path, body)?;
+        temp.set_modified(timestamp)?;
+        let file = temp.publish(&path)?;
+        let metadata = file.metadata().map_err(|e| Error::io("look at", &path, e))?;
+        Ok(info(level, range, &metadata))
+    }
+
+    fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>> {
+        let path = self.path(level, range);
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(info(level, range, &metadata))),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => self.check_root().map(|()| None),
+            Err(e) => Err(Error::io("look at", &path, e)),
+        }
+    }
+
+    fn delete(&self, file: &FileInfo) -> Result<()> {
+        let path = self.path(file.level, file.range);
+        match self.stat(file.level, file.range)? {
+            None => return Ok(()),
+            Some(found) if !found.same_object(file) => return Err(changed(&path)),
+            Some(_) => {}
+        }
+        match std::fs::remove_file(&path).map_err(|e| Error::io("delete", &path, e)) {
+            Err(e) if e.kind() == Kind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::conflict(format!("{} is another file than was listed: list again", path.display()))
+}
+
+fn info(level: Level, range: TxidRange, metadata: &Metadata) -> FileInfo {
+    let ns = |seconds: i64, rest: i64| seconds as i128 * 1_000_000_000 + rest as i128;
+    let modified_ns = ns(metadata.mtime(), metadata.mtime_nsec());
+    FileInfo {
+        level,
+        range,
+        size: metadata.len(),
+        created_at: Timestamp(modified_ns.div_euclid(NS_PER_MS) as i64),
+        identity: Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+            modified_ns,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::conformance;
+    use crate::testing::Folder;
+    use crate::types::Txid;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn replica(folder: &Folder) -> FileReplica {
+        FileReplica::open_or_create(&format!("file://{}/r", folder.path().display())).unwrap()
+    }
+
+    #[test]
+    fn obeys_the_contract_of_every_store() {
+        for (name, check) in conformance::SUITE {
+            let folder = Folder::new();
+            println!("{name}");
+            check(&replica(&folder));
+            assert!(
+                folder.files().iter().all(|file| file.ends_with(".ltx")),
+                "{name} left {:?}",
+                folder.files()
+            );
+        }
+    }
+
+    #[test]
+    fn strays_are_not_listed() {
+        let folder = Folder::new();
+        let replica = replica(&folder);
+        let range = TxidRange::one(Txid::FIRST);
+        replica.create(Level::CAPTURED, range, Timestamp(5), &mut &b"x"[..]).unwrap();
+        let level = folder.path().join("r/ltx/0");
+        std::fs::write(level.join("0000000000000002-0000000000000002.ltx.0.tmp"), b"").unwrap();
+        std::fs::write(level.join("README"), b"").unwrap();
+        std::fs::create_dir(level.join("0000000000000003-0000000000000003.ltx")).unwrap();
+        let listed = replica.list(Level::CAPTURED).unwrap();
+        assert_eq!(listed.iter().map(|file| file.range).collect::<Vec<_>>(), [range]);
+    }
+
+    #[test]
+    fn a_vanished_root_is_an_error_and_never_made_again_by_use() {
+        let folder = Folder::new();
+        let replica = replica(&folder);
+        std::fs::remove_dir(replica.root()).unwrap();
+        let range = TxidRange::one(Txid::FIRST);
+        assert_eq!(replica.list(Level::CAPTURED).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(replica.stat(Level::CAPTURED, range).unwrap_err().kind(), Kind::NotFound);
+        let created = replica.create(Level::CAPTURED, range, Timestamp(0), &mut &b"x"[..]);
+        assert_eq!(created.unwrap_err().kind(), Kind::NotFound);
+        assert!(!replica.root().exists());
+    }
+
+    #[test]
+    fn files_are_private_and_lie_where_other_tools_look() {
+        let folder = Folder::new();
+        let replica = replica(&folder);
+        let range = TxidRange::one(Txid::FIRST);
+        replica.create(Level::SNAPSHOT, range, Timestamp(5), &mut &b"x"[..]).unwrap();
+        assert_eq!(folder.files(), ["r/ltx/9/0000000000000001-0000000000000001.ltx"]);
+        let mode =
+            |path: &str| std::fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("r/ltx/9/0000000000000001-0000000000000001.ltx"), 0o600);
+        assert_eq!((mode("r"), mode("r/ltx"), mode("r/ltx/9")), (0o700, 0o700, 0o700));
+    }
+}

@@ -1,0 +1,10 @@
+//! Where LTX files are stored: list, open, create if absent, look at one name, delete.
+
+pub mod client;
+#[cfg(test)]
+mod conformance;
+pub mod file;
+pub mod layout;
+
+pub use client::{Client, ReadSeek};
+pub use file::FileReplica;
