@@ -12,3 +12,11 @@ test-sql: venv ## the SQL surface as a user types it
 	$(PYTHON) python-tests/sql_tests.py
 
 .PHONY: venv test-py test-sql
+
+bench: venv ## ratios to plain SQLite and to the real litestream, in one table
+	$(PYTHON) python-tests/bench_commit.py
+
+bench-small: venv ## the same in a few seconds, to see that it works
+	$(PYTHON) python-tests/bench_commit.py --small
+
+.PHONY: bench bench-small
