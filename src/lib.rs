@@ -2,13 +2,17 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod capture;
 pub mod catalog;
+pub mod clock;
 pub mod config;
 pub mod error;
 pub mod ffi;
 pub mod fs;
 pub mod ltx;
 pub mod replica;
+pub mod sqlite;
+pub mod staging;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod types;

@@ -1,0 +1,154 @@
+//! Seals a group: the difference between pages read at one commit and the newest sealed state, as level-0 LTX file.
+//!
+//! Order, so that a crash at any instruction leaves a provable state: room for the page checksums, LTX file durable in
+//! the log, page checksums, noted set settled (by the caller). After a crash between the second and the third, the
+//! checksums do not add up to the file's post checksum, and [`reapply`] mends them from the file.
+
+use std::fs::File;
+use std::io::BufWriter;
+
+use super::{Base, PageBuffer, Shape};
+use crate::error::{Error, Result};
+use crate::ltx::{Decoder, Encoder, Header, Proof, WalSpan, page_checksum};
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::{Log, Recorded, Sealed};
+use crate::types::{Checksum, Pgno, Position, Timestamp, Txid, TxidRange};
+
+/// What a group is going to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub header: Header,
+    /// It holds every page and starts from nothing: no base, or another page size.
+    pub whole: bool,
+}
+
+/// Plans the group. `None`: the pages are those of the base, there is nothing to seal.
+///
+/// # Panics
+/// When the pages cannot make the state: growth that was not read, a whole group with a hole.
+pub fn plan(
+    base: &Base<'_>,
+    buffer: &PageBuffer,
+    shape: Shape,
+    writer_id: u64,
+    now: Timestamp,
+) -> Option<Group> {
+    let old = base.for_shape(shape);
+    let pre = base.recorded.map_or(Checksum::EMPTY, |r| r.position.checksum);
+    let mut post = if old.is_some() { pre } else { Checksum::EMPTY };
+    let mut changed = false;
+    for (pgno, checksum) in buffer.checksums() {
+        let known = base.known(pgno, shape);
+        changed |= known != Some(checksum);
+        post = known.map_or(post, |k| post.toggle(k)).toggle(checksum);
+    }
+    let old_count = old.map_or(0, |o| o.page_count);
+    for gone in shape.page_count..old_count {
+        let gone = Pgno::new(gone + 1).and_then(|p| base.checksums.get(p));
+        post = gone.map_or(post, |k| post.toggle(k));
+    }
+    if old == Some(shape) && !changed {
+        return None;
+    }
+    let lock = shape.page_size.lock_pgno();
+    let missing =
+        (old_count + 1..=shape.page_count).filter_map(Pgno::new).find(|&p| p != lock && !buffer.contains(p));
+    assert_eq!(missing, None, "BUG: a page by which the database grew was not read");
+    let txid = base.recorded.map_or(Txid::FIRST, |r| r.position.txid.next());
+    let timestamp = base.recorded.map_or(now, |r| now.max(r.timestamp));
+    let header = Header {
+        page_size: shape.page_size,
+        page_count: shape.page_count,
+        range: TxidRange::one(txid),
+        timestamp,
+        wal: WalSpan::CAPTURED,
+        writer_id,
+        proof: Some(Proof { pre, post }),
+    };
+    Some(Group { header, whole: old.is_none() })
+}
+
+/// Seals the planned group and brings the page checksums after it.
+///
+/// # Errors
+/// `Exists` when the txid is taken in the log; `Full`, `Io`. After an error the noted pages must stay noted.
+pub fn seal(log: &Log, checksums: &mut PageChecksums, group: &Group, buffer: &PageBuffer) -> Result<Sealed> {
+    let header = &group.header;
+    let txid = header.range.max;
+    checksums.reserve(header.page_count)?;
+    let mut size = 0;
+    log.seal(txid, header.timestamp, |file| {
+        size = write(file, header, buffer)?;
+        Ok(())
+    })?;
+    if group.whole {
+        checksums.clear();
+    }
+    checksums.apply(header.page_size, header.page_count, buffer.checksums());
+    let proof = header.proof.expect("BUG: a planned group is proven");
+    Ok(Sealed {
+        txid,
+        proof,
+        page_size: header.page_size,
+        page_count: header.page_count,
+        timestamp: header.timestamp,
+        size,
+    })
+}
+
+fn write(file: &File, header: &Header, buffer: &PageBuffer) -> Result<u64> {
+    let mut encoder = Encoder::new(BufWriter::with_capacity(128 << 10, file), *header)?;
+    let mut page = vec![0; header.page_size.bytes()];
+    for (pgno, _) in buffer.checksums() {
+        buffer.read(pgno, &mut page)?;
+        encoder.page(pgno, &page)?;
+    }
+    Ok(encoder.finish()?.size)
+}
+
+/// Brings page checksums that a crash left behind the newest sealed group up to it. `true`: they now add up to the
+/// recorded checksum; `false`: they are lost, and the next group must hold every page.
+///
+/// # Errors
+/// `Corrupt` when the sealed file is damaged; `Full`, `Io`.
+pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) -> Result<bool> {
+    let proven = |checksums: &PageChecksums| {
+        checksums.page_size() == Some(recorded.page_size)
+            && checksums.page_count() == recorded.page_count
+            && checksums.total() == recorded.position.checksum
+    };
+    if proven(checksums) {
+        return Ok(true);
+    }
+    let path = log.path_of(recorded.position.txid);
+    if let Ok(file) = File::open(&path) {
+        let mut decoder = Decoder::new(std::io::BufReader::new(file), path.to_string_lossy())?;
+        let mut page = vec![0; recorded.page_size.bytes()];
+        let mut pages = Vec::new();
+        while let Some(pgno) = decoder.next_page(&mut page)? {
+            pages.push((pgno, page_checksum(pgno, &page)));
+        }
+        checksums.reserve(recorded.page_count)?;
+        checksums.apply(recorded.page_size, recorded.page_count, pages);
+        if proven(checksums) {
+            return Ok(true);
+        }
+    }
+    checksums.clear();
+    Ok(false)
+}
+
+/// Position that a group reaches.
+pub fn position(group: &Group) -> Position {
+    let proof = group.header.proof.expect("BUG: a planned group is proven");
+    Position { txid: group.header.range.max, checksum: proof.post }
+}
+
+/// A sealed group's own words for a mismatch with the store.
+pub fn describe(sealed: &Sealed) -> Error {
+    Error::fenced(format!(
+        "txid {} of this database ends in state {}, but the replica has another file of that name: \
+         another writer took it",
+        sealed.txid, sealed.proof.post
+    ))
+}

@@ -1,0 +1,317 @@
+//! Reads the noted pages at one commit while the database is in a rollback mode.
+//!
+//! ```text
+//! quiet:  nobody holds RESERVED, no hot journal, the file was last changed a while ago
+//! read a chunk;  still quiet and unchanged ?  it was committed and not torn  :  read it again later
+//! all chunks under one stillness:  these pages are one state. Otherwise the next pass reads what was noted since
+//! ```
+//!
+//! A busy writer leaves no stillness. Then the pages are asked of the next committer ([`Handoff`]), which copies a
+//! bounded number of them at commit phase two, under its own EXCLUSIVE lock.
+//!
+//! Writers note a page before they write it, under RESERVED. The take happens inside a stillness, so no note of an
+//! unfinished transaction is moved by a take that counts; a chunk that lost its stillness is read again, so a note
+//! that raced with a take is never the only one. Programs without the extension are recognised by the change tag
+//! of page 1 (`sqlite::header`): a tag that nobody of us wrote notes every page.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::wal_pages::file_shape;
+use super::work::{Base, pages_to_read};
+use super::{Collected, Files, NotNow, PageBuffer, Shape};
+use crate::clock::Deadline;
+use crate::error::Result;
+use crate::fs::FileStat;
+use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
+use crate::staging::noted::{NotedSet, Taken};
+use crate::staging::state::State;
+use crate::types::Pgno;
+
+/// Longest time that one reading waits for stillness or a committer.
+const WAIT_MAX: Duration = Duration::from_millis(200);
+const CHUNK_PAGES: usize = 256;
+/// Pages that a committer copies for us at most: 8 MiB of 4 KiB pages, some 2 ms.
+pub const HANDOFF_PAGES_MAX: usize = 2048;
+/// Memory that a committer copies at most.
+pub const HANDOFF_BYTES_MAX: usize = 8 << 20;
+
+/// A moment at which no transaction was open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stillness {
+    pub stat: FileStat,
+    /// Writes of this process so far.
+    pub writes: u64,
+}
+
+/// What only the owner of the connections can tell.
+pub trait Quiet {
+    /// `None`: a transaction is open, a journal is hot, or the file was changed a moment ago.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn quiet(&self) -> Result<Option<Stillness>>;
+    /// Nothing has been written since, and nobody is about to.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn still(&self, since: &Stillness) -> Result<bool>;
+}
+
+/// Asks the next committer of this process for pages.
+#[derive(Default)]
+pub struct Handoff {
+    wanted: AtomicBool,
+    // Guards the request and its answer.
+    slot: Mutex<Slot>,
+    answered: Condvar,
+}
+
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Idle,
+    Wanted {
+        pages: Taken,
+        base: Option<Shape>,
+    },
+    Served {
+        shape: Shape,
+        pages: Vec<Pgno>,
+        data: Vec<u8>,
+    },
+}
+
+impl Handoff {
+    /// Cheap: whether [`Handoff::serve`] has anything to do.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    /// On the committing thread, at commit phase two under EXCLUSIVE: copies what is noted, if it is not too much.
+    pub fn serve(&self, files: &dyn Files, noted: &NotedSet) {
+        let mut slot = self.slot.lock();
+        let Slot::Wanted { pages, base } = &*slot else { return };
+        let mut list = pages.clone();
+        let now = noted.take(false);
+        list.all |= now.all;
+        list.pages.extend(now.pages.iter().copied());
+        let answer = copy(files, &list, *base);
+        if answer.is_none() {
+            now.pages.iter().for_each(|&pgno| noted.note(pgno));
+            if now.all {
+                noted.note_all();
+            }
+            return;
+        }
+        if let Some((shape, pages, data)) = answer {
+            self.wanted.store(false, Ordering::Release);
+            *slot = Slot::Served { shape, pages, data };
+            self.answered.notify_all();
+        }
+    }
+
+    /// Waits for a committer, a short while at most.
+    fn ask(&self, pages: &Taken, base: Option<Shape>, wait: Duration) -> Option<(Shape, Vec<Pgno>, Vec<u8>)> {
+        let mut slot = self.slot.lock();
+        if !matches!(*slot, Slot::Served { .. }) {
+            *slot = Slot::Wanted { pages: pages.clone(), base };
+            self.wanted.store(true, Ordering::Release);
+            let _ = self.answered.wait_for(&mut slot, wait);
+            self.wanted.store(false, Ordering::Release);
+        }
+        match std::mem::take(&mut *slot) {
+            Slot::Served { shape, pages, data } => Some((shape, pages, data)),
+            Slot::Idle | Slot::Wanted { .. } => None,
+        }
+    }
+}
+
+fn copy(files: &dyn Files, list: &Taken, base: Option<Shape>) -> Option<(Shape, Vec<Pgno>, Vec<u8>)> {
+    let shape = file_shape(files, base.map(|b| b.page_size)).ok()??;
+    let same_size = base.is_some_and(|b| b.page_size == shape.page_size);
+    if list.all || !same_size {
+        return None;
+    }
+    let pages = pages_to_read(list, base, shape, None);
+    let bytes = pages.len() * shape.page_size.bytes();
+    if pages.len() > HANDOFF_PAGES_MAX || bytes > HANDOFF_BYTES_MAX {
+        return None;
+    }
+    let mut data = vec![0; bytes];
+    for (&pgno, page) in pages.iter().zip(data.chunks_exact_mut(shape.page_size.bytes())) {
+        files.read_database(pgno.offset(shape.page_size), page).ok()?;
+    }
+    Some((shape, pages, data))
+}
+
+/// Everything a reading needs; the pages go to a buffer that spools into `folder`.
+pub struct Reader<'a> {
+    pub files: &'a dyn Files,
+    pub quiet: &'a dyn Quiet,
+    pub handoff: &'a Handoff,
+    pub noted: &'a NotedSet,
+    pub state: &'a State,
+    pub base: Base<'a>,
+    pub folder: &'a Path,
+}
+
+/// A change by a program without the extension was found: every page is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign(pub bool);
+
+impl Reader<'_> {
+    /// Takes and reads the noted pages.
+    ///
+    /// # Errors
+    /// `Io`, `Full`. The pages stay noted.
+    pub fn collect(&self) -> Result<(Collected, Foreign)> {
+        let deadline = Deadline::after(WAIT_MAX);
+        let mut foreign = Foreign(false);
+        let mut buffer: Option<PageBuffer> = None;
+        let mut list = Taken::default();
+        let mut again = true;
+        while !deadline.passed() {
+            let Some(at) = self.quiet.quiet()? else {
+                if again {
+                    list = self.noted.take(true);
+                    again = false;
+                }
+                if let Some(served) = self.ask(&list, buffer.as_ref())? {
+                    return self.finish_served(served, buffer).map(|c| (c, foreign));
+                }
+                continue;
+            };
+            foreign.0 |= self.check_tag()?;
+            let now = self.noted.take(again);
+            again = false;
+            list.all |= now.all;
+            list.pages.extend(now.pages);
+            if !self.quiet.still(&at)? {
+                continue;
+            }
+            let Some(shape) = file_shape(self.files, self.base.recorded.map(|r| r.page_size))? else {
+                return Ok((Collected::NotNow(NotNow::Empty), foreign));
+            };
+            if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
+                (buffer, list.all) = (None, true);
+            }
+            let pages = pages_to_read(&list, self.base.shape(), shape, buffer.as_ref());
+            if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
+                return Ok((Collected::Nothing, foreign));
+            }
+            let kept = buffer.get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder));
+            match self.read(&pages, at, shape, kept, deadline)? {
+                Some(exact) => {
+                    list = if exact { return Ok((finish(buffer, shape), foreign)) } else { Taken::default() }
+                }
+                None => break,
+            }
+        }
+        Ok((Collected::NotNow(NotNow::Busy), foreign))
+    }
+
+    /// Reads pages, each in a stillness. `Some(true)`: all in that of `at`. `None`: no time left.
+    fn read(
+        &self,
+        pages: &[Pgno],
+        at: Stillness,
+        shape: Shape,
+        buffer: &mut PageBuffer,
+        deadline: Deadline,
+    ) -> Result<Option<bool>> {
+        let (mut now, mut exact, mut deadline) = (at, true, deadline);
+        let mut data = vec![0; CHUNK_PAGES * shape.page_size.bytes()];
+        for chunk in pages.chunks(CHUNK_PAGES) {
+            loop {
+                self.read_chunk(chunk, shape, &mut data)?;
+                if self.quiet.still(&now)? {
+                    break;
+                }
+                exact = false;
+                match self.wait_for_quiet(deadline)? {
+                    Some(later) => now = later,
+                    None => return Ok(None),
+                }
+            }
+            // Each chunk that was read is progress: a long scan may wait that long for each.
+            deadline = Deadline::after(WAIT_MAX);
+            for (&pgno, page) in chunk.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
+                buffer.offer(pgno, page, self.base.known(pgno, shape))?;
+            }
+        }
+        Ok(Some(exact && self.quiet.still(&now)?))
+    }
+
+    fn read_chunk(&self, chunk: &[Pgno], shape: Shape, data: &mut [u8]) -> Result<()> {
+        let size = shape.page_size.bytes();
+        let mut from = 0;
+        while from < chunk.len() {
+            let mut to = from + 1;
+            while to < chunk.len() && chunk[to].get() == chunk[to - 1].get() + 1 {
+                to += 1;
+            }
+            self.files
+                .read_database(chunk[from].offset(shape.page_size), &mut data[from * size..to * size])?;
+            from = to;
+        }
+        Ok(())
+    }
+
+    fn wait_for_quiet(&self, deadline: Deadline) -> Result<Option<Stillness>> {
+        while !deadline.passed() {
+            if let Some(at) = self.quiet.quiet()? {
+                return Ok(Some(at));
+            }
+            // No committer is asked here: the pages of a long scan are too many for it.
+            let mut slot = self.handoff.slot.lock();
+            let _ = self.handoff.answered.wait_for(&mut slot, Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+
+    fn ask(&self, list: &Taken, buffer: Option<&PageBuffer>) -> Result<Option<(Shape, Vec<Pgno>, Vec<u8>)>> {
+        // What is in the buffer was read in stillness and is noted again when it changes: it stays right.
+        let base = self.base.shape().filter(|b| buffer.is_none_or(|f| f.page_size() == b.page_size));
+        Ok(self.handoff.ask(list, base, Duration::from_millis(1)))
+    }
+
+    fn finish_served(
+        &self,
+        (shape, pages, data): (Shape, Vec<Pgno>, Vec<u8>),
+        buffer: Option<PageBuffer>,
+    ) -> Result<Collected> {
+        let mut buffer = buffer.unwrap_or_else(|| PageBuffer::new(shape.page_size, self.folder));
+        for (&pgno, page) in pages.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
+            buffer.offer(pgno, page, self.base.known(pgno, shape))?;
+        }
+        Ok(finish(Some(buffer), shape))
+    }
+
+    /// Compares page 1 with what we last wrote. `true`: somebody else committed; every page is noted.
+    fn check_tag(&self) -> Result<bool> {
+        let mut bytes = [0; TAG_LEN];
+        if self.files.read_database(TAG_OFFSET, &mut bytes)? < TAG_LEN {
+            return Ok(false);
+        }
+        let tag = change_tag(&bytes);
+        if tag == self.state.tag() {
+            return Ok(false);
+        }
+        let foreign = tag != self.state.tag_written();
+        if foreign {
+            self.noted.note_all();
+        }
+        self.state.set_tag(tag);
+        Ok(foreign)
+    }
+}
+
+fn finish(buffer: Option<PageBuffer>, shape: Shape) -> Collected {
+    let mut buffer = buffer.expect("BUG: finished without a buffer");
+    buffer.truncate(shape.page_count);
+    Collected::Pages(buffer, shape)
+}

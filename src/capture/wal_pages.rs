@@ -1,0 +1,199 @@
+//! Reads the noted pages at one commit while the database is in WAL mode, without a lock.
+//!
+//! ```text
+//! pass:  note up to the newest commit; take the noted pages; M = the newest commit now
+//!        page in a frame <= M ?  its last such frame  :  the database file
+//!        same salts and backfill_attempted <= M ?  done: these pages are the state M
+//!        else the next pass reads what was committed after M
+//! ```
+//!
+//! Why that holds. Frames up to M do not change while the salts stay. The database file holds nothing newer than
+//! the last frame that a checkpoint has begun to copy, so while that is at most M, a page without a frame up to M
+//! is in the file as it was at M; and a page that a checkpoint is writing at this moment has such a frame, so it
+//! is not read from the file. A page read in an earlier pass and not committed since is still right; one that was
+//! torn or newer than its pass has a frame after that pass's M, and is read again.
+
+use super::work::{Base, pages_to_read};
+use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView};
+use crate::error::{Error, Result};
+use crate::sqlite::{header, wal, wal_index};
+use crate::staging::noted::{NotedSet, Taken};
+use crate::staging::state::State;
+use crate::types::{PageSize, Pgno};
+use std::path::Path;
+
+/// Passes before the worker lets the capture lock go and comes back on its next tick.
+const PASSES_MAX: u32 = 12;
+/// Pages read between two looks at the salts.
+const CHUNK_PAGES: usize = 256;
+
+/// Everything a reading needs; the pages go to a buffer that spools into `folder`.
+pub struct Reader<'a> {
+    pub view: &'a dyn WalView,
+    pub files: &'a dyn Files,
+    pub notes: &'a WalNotes,
+    pub noted: &'a NotedSet,
+    pub state: &'a State,
+    pub base: Base<'a>,
+    pub folder: &'a Path,
+}
+
+impl Reader<'_> {
+    /// Takes and reads the noted pages.
+    ///
+    /// # Errors
+    /// `Io`, `Full`. The pages stay noted.
+    pub fn collect(&self) -> Result<Collected> {
+        let mut buffer: Option<PageBuffer> = None;
+        for pass in 0..PASSES_MAX {
+            let Some(before) = self.notes.note(self.view, self.state, self.noted) else {
+                return Ok(Collected::NotNow(NotNow::Outrun));
+            };
+            let mut taken = self.noted.take(pass == 0);
+            let Some(at) = self.view.header().filter(|h| h.salts == before.header.salts) else { continue };
+            if !self.pages_since(before.header.mx_frame, at.mx_frame, &mut taken) {
+                self.note_again(&taken);
+                continue;
+            }
+            let Some(shape) = self.shape(&at)? else { return Ok(Collected::NotNow(NotNow::Empty)) };
+            if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
+                buffer = None;
+                taken = self.noted.take(true);
+            }
+            let pages = pages_to_read(&taken, self.base.shape(), shape, buffer.as_ref());
+            if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
+                return Ok(Collected::Nothing);
+            }
+            let buffer = buffer.get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder));
+            let exact = self.read(&pages, &at, shape, buffer)?;
+            let still = self.view.header().is_some_and(|h| h.salts == at.salts);
+            if exact && still && self.view.backfill_attempted().is_some_and(|frame| frame <= at.mx_frame) {
+                buffer.truncate(shape.page_count);
+                return Ok(self.finish(shape, buffer));
+            }
+        }
+        Ok(Collected::NotNow(NotNow::Outrun))
+    }
+
+    fn finish(&self, shape: Shape, buffer: &mut PageBuffer) -> Collected {
+        let full = std::mem::replace(buffer, PageBuffer::new(shape.page_size, self.folder));
+        Collected::Pages(full, shape)
+    }
+
+    /// Adds the pages of frames committed between the noting and now.
+    fn pages_since(&self, from: u32, to: u32, taken: &mut Taken) -> bool {
+        for frame in from + 1..=to {
+            match self.view.pgno_of(frame) {
+                Some(pgno) => taken.pages.push(pgno),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Gives back what a pass took and did not read.
+    fn note_again(&self, taken: &Taken) {
+        if taken.all {
+            self.noted.note_all();
+        }
+        taken.pages.iter().for_each(|&pgno| self.noted.note(pgno));
+    }
+
+    /// Size of the database at a commit; from the file where the WAL has no frame that says it.
+    fn shape(&self, at: &wal_index::Header) -> Result<Option<Shape>> {
+        if at.mx_frame > 0 && at.page_count > 0 {
+            return Ok(at.page_size.map(|page_size| Shape { page_size, page_count: at.page_count }));
+        }
+        file_shape(self.files, at.page_size.or(self.base.recorded.map(|r| r.page_size)))
+    }
+
+    /// Reads pages as of `at`. `false`: the WAL was restarted meanwhile, and some are of a later commit.
+    fn read(
+        &self,
+        pages: &[Pgno],
+        at: &wal_index::Header,
+        shape: Shape,
+        buffer: &mut PageBuffer,
+    ) -> Result<bool> {
+        let mut exact = true;
+        let mut now = *at;
+        let mut data = vec![0; CHUNK_PAGES * shape.page_size.bytes()];
+        for chunk in pages.chunks(CHUNK_PAGES) {
+            loop {
+                let done = self.read_chunk(chunk, &now, shape.page_size, &mut data)?;
+                match self.view.header() {
+                    Some(after) if after.salts == now.salts && done => break,
+                    Some(after) => (now, exact) = (after, false),
+                    None => std::hint::spin_loop(),
+                }
+            }
+            for (&pgno, page) in chunk.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
+                buffer.offer(pgno, page, self.base.known(pgno, shape))?;
+            }
+        }
+        Ok(exact)
+    }
+
+    fn read_chunk(
+        &self,
+        chunk: &[Pgno],
+        at: &wal_index::Header,
+        page_size: PageSize,
+        data: &mut [u8],
+    ) -> Result<bool> {
+        let mut run: Option<(usize, usize)> = None; // pages [from, to) of the chunk, adjacent in the file
+        for (i, &pgno) in chunk.iter().enumerate() {
+            let Ok(frame) = self.view.find(pgno, at.mx_frame) else { return Ok(false) };
+            let slot = i * page_size.bytes();
+            if let Some(frame) = frame {
+                let page = &mut data[slot..slot + page_size.bytes()];
+                if self.files.read_wal(wal::page_offset(frame, page_size), page)? < page.len() {
+                    return Ok(false);
+                }
+                continue;
+            }
+            run = match run {
+                Some((from, to)) if to == i && chunk[to - 1].get() + 1 == pgno.get() => Some((from, i + 1)),
+                Some(done) => {
+                    self.read_run(chunk, done, page_size, data)?;
+                    Some((i, i + 1))
+                }
+                None => Some((i, i + 1)),
+            };
+        }
+        match run {
+            Some(done) => self.read_run(chunk, done, page_size, data).map(|()| true),
+            None => Ok(true),
+        }
+    }
+
+    fn read_run(
+        &self,
+        chunk: &[Pgno],
+        (from, to): (usize, usize),
+        page_size: PageSize,
+        data: &mut [u8],
+    ) -> Result<()> {
+        let bytes = &mut data[from * page_size.bytes()..to * page_size.bytes()];
+        self.files.read_database(chunk[from].offset(page_size), bytes)?;
+        Ok(())
+    }
+}
+
+/// Size of the database by its file: the header where it is readable and valid, else the length.
+/// `None`: the file is empty, or nothing says the page size.
+///
+/// # Errors
+/// `Io`.
+pub fn file_shape(files: &dyn Files, page_size: Option<PageSize>) -> Result<Option<Shape>> {
+    let mut bytes = [0; 100];
+    files.read_database(0, &mut bytes)?;
+    let header = header::parse(&bytes);
+    let Some(page_size) = header.map(|h| h.page_size).or(page_size) else { return Ok(None) };
+    let size = files.database_size()?;
+    let by_size = u32::try_from(size / u64::from(page_size.get())).map_err(|_| {
+        Error::corrupt(format!("the database file of {size} bytes has more pages than SQLite allows"))
+    })?;
+    let page_count = header.and_then(|h| h.page_count).unwrap_or(by_size);
+    Ok(if size == 0 || page_count == 0 { None } else { Some(Shape { page_size, page_count }) })
+}

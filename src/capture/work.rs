@@ -1,0 +1,114 @@
+//! Which pages a group must look at.
+
+use super::{PageBuffer, Shape};
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::Recorded;
+use crate::staging::noted::Taken;
+use crate::types::{Checksum, Pgno};
+
+/// The sealed state that a group is the difference to.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    pub recorded: Option<Recorded>,
+    pub checksums: &'a PageChecksums,
+}
+
+impl<'a> Base<'a> {
+    /// Size of the base; `None` when there is none that could be trusted: then a group holds every page.
+    ///
+    /// That the XOR of all page checksums equals the recorded checksum was asserted when the log was opened, and is
+    /// kept by every group since.
+    pub fn shape(&self) -> Option<Shape> {
+        let recorded = self.recorded?;
+        let shape = Shape { page_size: recorded.page_size, page_count: recorded.page_count };
+        let known = self.checksums.page_size() == Some(shape.page_size)
+            && self.checksums.page_count() == shape.page_count;
+        if known { Some(shape) } else { None }
+    }
+
+    /// The base for a group of this shape: none when the page size changes.
+    pub fn for_shape(&self, shape: Shape) -> Option<Shape> {
+        self.shape().filter(|base| base.page_size == shape.page_size)
+    }
+
+    /// Checksum of a page in the base.
+    pub fn known(&self, pgno: Pgno, shape: Shape) -> Option<Checksum> {
+        self.for_shape(shape).and_then(|_| self.checksums.get(pgno))
+    }
+}
+
+/// Pages to read: those taken, those by which the database grew, all of them where there is no base or where a
+/// shrinking commit writes most of the database anyway (W5: an open reader of the stock VFS then keeps working).
+/// `base` is [`Base::shape`]. Ascending, without the lock-byte page. Pages of the growth that `buffer` has are not read again.
+pub fn pages_to_read(
+    taken: &Taken,
+    base: Option<Shape>,
+    shape: Shape,
+    buffer: Option<&PageBuffer>,
+) -> Vec<Pgno> {
+    let old = base.filter(|base| base.page_size == shape.page_size);
+    let inside = taken.pages.iter().filter(|p| p.get() <= shape.page_count).count();
+    let rewritten =
+        old.is_some_and(|old| shape.page_count < old.page_count && inside * 2 > shape.page_count as usize);
+    let lock = shape.page_size.lock_pgno();
+    let keep = |pgno: &Pgno| *pgno != lock;
+    if taken.all || old.is_none() && buffer.is_none() || rewritten && buffer.is_none() {
+        return (1..=shape.page_count).filter_map(Pgno::new).filter(keep).collect();
+    }
+    let grown_from = old.map_or(1, |old| old.page_count + 1);
+    let mut pages: Vec<Pgno> = (grown_from..=shape.page_count)
+        .filter_map(Pgno::new)
+        .filter(|&p| buffer.is_none_or(|b| !b.contains(p)))
+        .chain(taken.pages.iter().copied().filter(|p| p.get() <= shape.page_count))
+        .filter(keep)
+        .collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+    use crate::types::{PageSize, Position, Timestamp, Txid};
+
+    fn shape(bytes: u32, page_count: u32) -> Shape {
+        Shape { page_size: PageSize::new(bytes).unwrap(), page_count }
+    }
+
+    fn work(base_pages: Option<u32>, taken: &[u32], all: bool, to: Shape) -> Vec<u32> {
+        let dir = Folder::new();
+        let mut checksums = PageChecksums::open(&dir.path().join("checksums")).unwrap();
+        let size = PageSize::new(512).unwrap();
+        let recorded = base_pages.map(|page_count| {
+            checksums.reserve(page_count).unwrap();
+            let pages = (1..=page_count).map(|p| (Pgno::new(p).unwrap(), Checksum::from_crc(u64::from(p))));
+            checksums.apply(size, page_count, pages);
+            let position = Position { txid: Txid::FIRST, checksum: checksums.total() };
+            Recorded { position, page_size: size, page_count, timestamp: Timestamp(0) }
+        });
+        let base = Base { recorded, checksums: &checksums };
+        let taken = Taken { all, pages: taken.iter().map(|&p| Pgno::new(p).unwrap()).collect() };
+        pages_to_read(&taken, base.shape(), to, None).into_iter().map(Pgno::get).collect()
+    }
+
+    #[test]
+    fn noted_pages_and_growth_are_read() {
+        assert_eq!(work(Some(4), &[2, 9], false, shape(512, 4)), [2]);
+        assert_eq!(work(Some(4), &[2], false, shape(512, 6)), [2, 5, 6]);
+        assert_eq!(work(None, &[2], false, shape(512, 3)), [1, 2, 3]);
+        assert_eq!(work(Some(4), &[], true, shape(512, 3)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn another_page_size_reads_everything() {
+        assert_eq!(work(Some(4), &[1], false, shape(1024, 2)), [1, 2]);
+    }
+
+    #[test]
+    fn shrinking_rewrite_reads_everything_and_a_small_shrink_does_not() {
+        assert_eq!(work(Some(9), &[1, 2, 3], false, shape(512, 4)), [1, 2, 3, 4]);
+        assert_eq!(work(Some(9), &[1], false, shape(512, 8)), [1]);
+    }
+}

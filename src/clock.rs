@@ -1,0 +1,46 @@
+//! The only reader of wall clock and deadlines.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::types::Timestamp;
+
+/// Wall clock now, milliseconds since 1970. Used for labels only, never to order events.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp(since.as_millis() as i64)
+}
+
+/// Wall clock as file systems stamp it (the kernel's coarse clock), nanoseconds since 1970.
+pub fn coarse_now_ns() -> i128 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+/// Monotonic milliseconds since the first call in this process; for intervals and lags.
+pub fn monotonic_ms() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64
+}
+
+/// A moment until which something may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    pub fn after(duration: Duration) -> Deadline {
+        // A century is "never"; adding Duration::MAX would overflow.
+        Deadline(Instant::now() + duration.min(Duration::from_secs(3_155_760_000)))
+    }
+
+    pub fn passed(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
