@@ -16,6 +16,8 @@ need libsqlite3-dev test -e /usr/include/sqlite3.h
 need gcc command -v gcc
 need binutils command -v readelf
 need strace command -v strace
+need g++ command -v g++
+need npm command -v npm
 need make command -v make
 need tcl8.6-dev test -e /usr/include/tcl8.6/tcl.h
 need python3-venv /usr/bin/python3 -c 'import ensurepip, venv'
