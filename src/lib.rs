@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod extension;
 pub mod ffi;
 pub mod fs;
 pub mod ltx;
@@ -16,3 +17,4 @@ pub mod staging;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod types;
+pub mod vfs;

@@ -323,9 +323,17 @@ pub(super) struct FileLife {
     file: *mut sys::sqlite3_file,
     /// The thread that is inside a hook of this file, as [`thread_token`]; 0: none.
     in_hook: AtomicUsize,
-    /// Whether the shared memory is mapped. Held for reading while a region is pinned, for writing to unmap.
-    mapped: RwLock<bool>,
+    /// Held for reading while a region is pinned, for writing to unmap.
+    mapping: RwLock<Mapping>,
     generation: u32,
+}
+
+/// The shared memory of a connection comes and goes with its journal mode.
+#[derive(Clone, Copy, Default)]
+struct Mapping {
+    is_there: bool,
+    /// Counts mappings, so that a region of an earlier one is never taken for one of the present.
+    epoch: u64,
 }
 
 // SAFETY: `file` is used only under the rules of `read`, `size` and `shm_map` below.
@@ -344,7 +352,7 @@ impl FileLife {
     /// `file` stays at its place and open until [`FileLife::unmapped`] and the last hook have returned.
     pub(super) unsafe fn new(file: *mut sys::sqlite3_file) -> Arc<FileLife> {
         let in_hook = AtomicUsize::new(0);
-        Arc::new(FileLife { file, in_hook, mapped: RwLock::new(false), generation: os::fork_generation() })
+        Arc::new(FileLife { file, in_hook, mapping: RwLock::default(), generation: os::fork_generation() })
     }
 
     pub(super) fn handle(self: &Arc<Self>) -> ConnectionFile {
@@ -363,26 +371,26 @@ impl FileLife {
         self.in_hook.store(0, Ordering::Release);
     }
 
-    pub(super) fn is_mapped(&self) -> bool {
-        *self.mapped.read_recursive()
-    }
-
-    /// xShmMap succeeded on the connection's own account.
-    pub(super) fn mapped(&self) {
-        if !self.is_mapped() {
-            *self.mapped.write() = true;
+    /// xShmMap answered `memory` on the connection's own account.
+    ///
+    /// # Safety
+    /// It is [`SHM_REGION_BYTES`] long and stays until [`FileLife::unmapped`].
+    pub(super) unsafe fn mapped(self: &Arc<Self>, memory: NonNull<c_void>) -> ShmRegion {
+        let mut now = *self.mapping.read_recursive();
+        if !now.is_there {
+            let mut mapping = self.mapping.write();
+            now = Mapping { is_there: true, epoch: mapping.epoch + 1 };
+            *mapping = now;
         }
+        ShmRegion { life: Arc::clone(self), words: memory.cast(), epoch: now.epoch }
     }
 
     /// Call before xShmUnmap and before xClose: waits for pinned regions, and no later pin succeeds.
     pub(super) fn unmapped(&self) {
-        *self.mapped.write() = false;
-    }
-
-    /// # Safety
-    /// `memory` is what the base's xShmMap of this file answered, [`SHM_REGION_BYTES`] long.
-    pub(super) unsafe fn region(self: &Arc<Self>, memory: NonNull<c_void>) -> ShmRegion {
-        ShmRegion { life: Arc::clone(self), words: memory.cast() }
+        // A forked child has a copy of the lock, but not the thread that may hold it.
+        if self.generation == os::fork_generation() {
+            self.mapping.write().is_there = false;
+        }
     }
 }
 
@@ -419,12 +427,12 @@ impl ConnectionFile {
         if self.0.generation != os::fork_generation() {
             return None;
         }
-        let mapped = self.0.mapped.read_recursive();
-        if !*mapped {
+        let mapping = self.0.mapping.read_recursive();
+        if !mapping.is_there {
             return None;
         }
         let mut memory: *mut c_void = std::ptr::null_mut();
-        // SAFETY: while `mapped` is held neither xShmUnmap nor xClose has begun, and the base's xShmMap locks
+        // SAFETY: while `mapping` is held neither xShmUnmap nor xClose has begun, and the base's xShmMap locks
         // its own mutex once the file has shared memory (os_unix.c, unixShmMap).
         let rc = unsafe {
             let method = (*(*self.0.file).pMethods).xShmMap?;
@@ -433,8 +441,7 @@ impl ConnectionFile {
         };
         let memory =
             NonNull::new(memory).filter(|_| matches!(rc & 0xff, sys::SQLITE_OK | sys::SQLITE_READONLY))?;
-        // SAFETY: just answered by xShmMap.
-        Some(unsafe { self.0.region(memory) })
+        Some(ShmRegion { life: Arc::clone(&self.0), words: memory.cast(), epoch: mapping.epoch })
     }
 }
 
@@ -443,6 +450,7 @@ impl ConnectionFile {
 pub struct ShmRegion {
     life: Arc<FileLife>,
     words: NonNull<u32>,
+    epoch: u64,
 }
 
 // SAFETY: memory shared between processes, read only by atomic loads through a pin.
@@ -459,15 +467,16 @@ impl ShmRegion {
         if self.life.generation != os::fork_generation() {
             return None;
         }
-        let mapped = self.life.mapped.read_recursive();
-        mapped.then_some(ShmView { words: self.words, _mapped: mapped })
+        let mapping = self.life.mapping.read_recursive();
+        let is_there = mapping.is_there && mapping.epoch == self.epoch;
+        is_there.then_some(ShmView { words: self.words, _mapping: mapping })
     }
 }
 
 /// A pinned region. All loads are relaxed: put [`ShmView::fence`] where order matters.
 pub struct ShmView<'a> {
     words: NonNull<u32>,
-    _mapped: RwLockReadGuard<'a, bool>,
+    _mapping: RwLockReadGuard<'a, Mapping>,
 }
 
 impl ShmView<'_> {

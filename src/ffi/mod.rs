@@ -1,15 +1,51 @@
 //! The fence: every `unsafe` of the crate, and nothing else that could live elsewhere.
 //!
-//! Outward it shows safe traits and handles: [`hooks`] is what the VFS asks of us, [`base`] what we may ask
-//! of SQLite's own VFS. Each `unsafe` block cites the C contract it meets, from
-//! <https://sqlite.org/c3ref/vfs.html>, <https://sqlite.org/c3ref/io_methods.html> or a manual page.
+//! ```text
+//! entry --> library --> vfs --> file, stub     C outside, one object each per SQLite library, VFS, open file
+//!                        |        |
+//!                      hooks <----+            safe traits: what the VFS asks of the rest of the crate
+//!                      base                    safe handles: SQLite's own VFS and files, for our reads
+//!                      sql, table              safe SQL functions and tables
+//!                      os, map                 forks, exit, threads; shared mappings
+//!                      engine                  the SQLite linked into the command line and tests
+//! ```
+//! Each `unsafe` block cites the C contract it meets, from <https://sqlite.org/c3ref/vfs.html>,
+//! <https://sqlite.org/c3ref/io_methods.html> or a manual page.
 #![allow(unsafe_code)]
-#![allow(dead_code)] // until the shim below the traits lands
-#![warn(unsafe_op_in_unsafe_fn)]
 
+use std::ffi::CStr;
+use std::ptr;
+
+use libsqlite3_sys as sys;
+
+mod api;
 pub mod base;
 pub mod code;
+pub mod engine;
+pub mod entry;
+mod file;
 mod guard;
 pub mod hooks;
+mod library;
 pub mod map;
 pub mod os;
+pub mod sql;
+mod stats;
+mod stub;
+pub mod table;
+pub mod vfs;
+
+pub use library::VFS_NAME;
+
+/// The file behind a schema's database; NULL for an unknown schema.
+///
+/// # Safety
+/// `db` is an open connection of `api`'s library, usable by this thread.
+unsafe fn file_of_main(api: &api::Api, db: *mut sys::sqlite3, schema: &CStr) -> *mut sys::sqlite3_file {
+    let mut file: *mut sys::sqlite3_file = ptr::null_mut();
+    // SAFETY: SQLITE_FCNTL_FILE_POINTER writes one pointer, and nothing when the schema is unknown.
+    unsafe {
+        (api.file_control)(db, schema.as_ptr(), sys::SQLITE_FCNTL_FILE_POINTER, (&raw mut file).cast())
+    };
+    file
+}

@@ -1,0 +1,64 @@
+//! Counts of the calls that reach the VFS, for the test that proves that SQLite's own suite went through it.
+//!
+//! Off unless [`write_at_exit`] was called; then one line `method count` per method is appended to the file.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::os;
+
+macro_rules! methods {
+    ($($name:ident)*) => {
+        /// A method of the VFS or of a file it wraps.
+        #[derive(Clone, Copy)]
+        #[allow(clippy::enum_variant_names)] // SQLite's names
+        pub(super) enum Method { $($name,)* }
+        const NAMES: &[&str] = &[$(stringify!($name),)*];
+    };
+}
+
+methods! {
+    Open Delete Access FullPathname DlOpen DlError DlSym DlClose Randomness Sleep CurrentTime GetLastError
+    CurrentTimeInt64 SetSystemCall GetSystemCall NextSystemCall
+    Close Read Write Truncate Sync FileSize Lock Unlock CheckReservedLock FileControl SectorSize
+    DeviceCharacteristics ShmMap ShmLock ShmBarrier ShmUnmap Fetch Unfetch
+}
+
+static ON: AtomicBool = AtomicBool::new(false);
+static COUNTS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
+static FILE: OnceLock<PathBuf> = OnceLock::new();
+
+pub(super) fn count(method: Method) {
+    if ON.load(Ordering::Relaxed) {
+        COUNTS[method as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// From now on counts, and appends the counts to `file` when the process ends. Only the first call counts.
+pub(super) fn write_at_exit(file: PathBuf) {
+    if FILE.set(file).is_ok() {
+        ON.store(true, Ordering::Relaxed);
+        os::at_exit(append);
+    }
+}
+
+fn append() {
+    let Some(path) = FILE.get() else { return };
+    let mut text = String::new();
+    for (name, count) in NAMES.iter().zip(&COUNTS) {
+        let count = count.load(Ordering::Relaxed);
+        if count > 0 {
+            let _ = writeln!(text, "x{name} {count}");
+        }
+    }
+    // One write, so that processes ending together do not mix their lines; a failure shows as a count of 0.
+    let _ = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+}
