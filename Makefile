@@ -20,3 +20,8 @@ bench-small: venv ## the same in a few seconds, to see that it works
 	$(PYTHON) python-tests/bench_commit.py --small
 
 .PHONY: bench bench-small
+
+demo: venv ## the main job on real data, in ten lines
+	$(PYTHON) python-tests/demo.py
+
+.PHONY: demo

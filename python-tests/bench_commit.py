@@ -222,7 +222,8 @@ def main():
     print("Ratios to plain SQLite: median smallest largest. Core share: the worker's, or litestream's, CPU a second.")
     print("Longest: the median over rounds of each run's longest transaction.\n")
     print_table(rows)
-    print("\nLag (extension: replica_interval=0; litestream: as it comes)\n" + "\n".join(lags))
+    if lags:
+        print("\nLag (extension: replica_interval=0; litestream: as it comes)\n" + "\n".join(lags))
     if options.json:
         options.json.write_text(json.dumps(everything, indent=1))
 
