@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod catalog;
 pub mod clock;
+pub mod compact;
 pub mod config;
 pub mod error;
 pub mod extension;
@@ -14,6 +15,7 @@ pub mod ltx;
 pub mod replica;
 pub mod sqlite;
 pub mod staging;
+pub mod restore;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod types;

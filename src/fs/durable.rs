@@ -172,7 +172,8 @@ impl Drop for Temp {
     }
 }
 
-/// Removes the temp files in `folder` whose writers are dead; returns how many.
+/// Removes our temp files in `folder` whose writers are dead; returns how many. Those of other programs,
+/// which hold no lock, have other names.
 pub fn remove_stale(folder: &Path) -> Result<u32> {
     let entries = match std::fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
@@ -181,7 +182,7 @@ pub fn remove_stale(folder: &Path) -> Result<u32> {
     let mut removed = 0;
     for entry in entries {
         let path = entry.map_err(|e| Error::io("list", folder, e))?.path();
-        if !path.as_os_str().as_encoded_bytes().ends_with(TEMP_SUFFIX.as_bytes()) || !path.is_file() {
+        if !is_ours(&path) || !path.is_file() {
             continue;
         }
         let Ok(file) = File::open(&path) else { continue };
@@ -191,6 +192,13 @@ pub fn remove_stale(folder: &Path) -> Result<u32> {
         }
     }
     Ok(removed)
+}
+
+/// Whether a name ends as [`Temp::create`] makes it: in a number and the suffix.
+fn is_ours(path: &Path) -> bool {
+    let stem = path.to_str().and_then(|name| name.strip_suffix(TEMP_SUFFIX));
+    let number = stem.and_then(|stem| stem.rsplit_once('.')).map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Whether `path` still names this very file.
@@ -265,12 +273,12 @@ mod tests {
         let folder = Folder::new();
         let name = folder.path().join("a");
         std::fs::write(folder.path().join("dead.0.tmp"), b"x").unwrap();
-        std::fs::write(folder.path().join("other"), b"x").unwrap();
+        std::fs::write(folder.path().join("other.tmp"), b"x").unwrap();
         let living = temp(&name, b"one");
         assert_eq!(remove_stale(folder.path()).unwrap(), 1);
-        assert_eq!(folder.files(), ["a.0.tmp", "other"]);
+        assert_eq!(folder.files(), ["a.0.tmp", "other.tmp"]);
         living.publish(&name).unwrap();
-        assert_eq!(folder.files(), ["a", "other"]);
+        assert_eq!(folder.files(), ["a", "other.tmp"]);
         assert_eq!(remove_stale(&folder.path().join("none")).unwrap(), 0);
     }
 

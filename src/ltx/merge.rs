@@ -5,8 +5,8 @@
 //! dropped, even where the database grew past it again: the file that grew it holds it anew.
 //!
 //! Inputs may overlap but leave no gap. Where one ends right before the next begins and both are proven, their
-//! checksums must link. The output is proven when every input is; a proven snapshot is checked against its
-//! post checksum while it is written.
+//! checksums must link. The output is proven when every input is. A snapshot is proven when its last input is,
+//! because it is checked against that post checksum while it is written.
 //!
 //! Source: the compactor of superfly/ltx, which does the same but for the checks.
 
@@ -35,6 +35,7 @@ pub fn merged_header(inputs: &[Header]) -> Result<Header> {
     }
     let range = TxidRange::new(first.range.min, last.range.max).expect("BUG: neighbours move forward");
     let proof = match (first.proof, last.proof) {
+        (_, Some(last)) if first.is_snapshot() => Some(Proof { pre: Checksum::EMPTY, post: last.post }),
         (Some(first), Some(last)) if inputs.iter().all(|header| header.proof.is_some()) => {
             Some(Proof { pre: first.pre, post: last.post })
         }

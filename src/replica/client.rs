@@ -1,6 +1,7 @@
 //! The one seam between the engines and a store.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ltx::{Decoder, name};
 use crate::types::{FileInfo, Level, Timestamp, TxidRange};
 use std::io::{Read, Seek};
 
@@ -53,4 +54,33 @@ pub trait Client: Send + Sync {
     /// # Errors
     /// `Conflict` when its name holds another object.
     fn delete(&self, file: &FileInfo) -> Result<()>;
+}
+
+/// Every LTX file of a replica, level by level.
+///
+/// # Errors
+/// As [`Client::list`].
+pub fn list_all(client: &dyn Client) -> Result<Vec<FileInfo>> {
+    let mut files = Vec::new();
+    for level in Level::all() {
+        files.extend(client.list(level)?);
+    }
+    Ok(files)
+}
+
+/// Opens a listed file to be decoded; its header must say the txids its name says.
+///
+/// # Errors
+/// As [`Client::open`] and [`Decoder::new`]; `Corrupt` for a file under a wrong name.
+pub fn open_decoder(client: &dyn Client, file: &FileInfo) -> Result<Decoder<Box<dyn ReadSeek>>> {
+    let name = format!("level {} file {}", file.level, name::format(file.range));
+    let decoder = Decoder::new(client.open(file)?, name)?;
+    let found = decoder.header().range;
+    if found != file.range {
+        return Err(Error::corrupt(format!(
+            "{} holds txids {found}: it was renamed or swapped with another file",
+            decoder.name()
+        )));
+    }
+    Ok(decoder)
 }

@@ -6,5 +6,5 @@ mod conformance;
 pub mod file;
 pub mod layout;
 
-pub use client::{Client, ReadSeek};
+pub use client::{Client, ReadSeek, list_all, open_decoder};
 pub use file::FileReplica;

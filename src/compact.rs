@@ -1,0 +1,207 @@
+//! Merges files of a replica into new ones.
+//!
+//! A merged file is built in a scratch folder and then created in the replica, where it appears whole. At most
+//! [`INPUTS_MAX`] files are open at once; a longer chain is merged in rounds.
+
+use crate::catalog::{Target, chain_to};
+use crate::error::{Error, Result};
+use crate::fs::durable::Temp;
+use crate::ltx::{Decoder, Header, Proof, Summary, merge};
+use crate::replica::{Client, ReadSeek, list_all, open_decoder};
+use crate::types::{Checksum, FileInfo, Level, Txid, TxidRange};
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom};
+use std::path::Path;
+
+/// Files merged at once: far from the usual limit of 1024 descriptors, 32 KiB of buffer each.
+const INPUTS_MAX: usize = 128;
+
+type Input = Decoder<Box<dyn ReadSeek>>;
+
+/// Creates the level-9 file `1..txid` in `target` from the files of `source`, which may be the same replica.
+///
+/// Keeps the post checksum and the timestamp of the last input. Where the page size changed on the way, only the
+/// files from there on are merged. `scratch` is a folder for what is not finished, on a disk with room for it.
+///
+/// # Errors
+/// `Exists` when `target` has that file; as [`chain_to`]; `Corrupt` with file, offset and reason, or when the
+/// result does not have the checksum the last file states; else as the stores say.
+pub fn snapshot_to(source: &dyn Client, target: &dyn Client, txid: Txid, scratch: &Path) -> Result<FileInfo> {
+    let chain = chain_to(&list_all(source)?, Target::Txid(txid))?;
+    let steps = since_page_size_change(source, &chain.steps)?;
+    let (merged, summary) = merge_files(source, steps, scratch)?;
+    let mut body = reader(&merged)?;
+    target.create(Level::SNAPSHOT, summary.header.range, summary.header.timestamp, &mut body)
+}
+
+/// The steps after which the page size stays the same; the first of them holds every page.
+fn since_page_size_change<'a>(source: &dyn Client, steps: &'a [FileInfo]) -> Result<&'a [FileInfo]> {
+    let mut start = 0;
+    let mut last = None;
+    for (index, step) in steps.iter().enumerate() {
+        let page_size = open_decoder(source, step)?.header().page_size;
+        if last.is_some_and(|last| last != page_size) {
+            start = index;
+        }
+        last = Some(page_size);
+    }
+    Ok(&steps[start..])
+}
+
+/// Merges `steps` into one snapshot. The first, which holds every page, takes part only in the last round.
+fn merge_files(source: &dyn Client, steps: &[FileInfo], scratch: &Path) -> Result<(Temp, Summary)> {
+    let (base, rest) = steps.split_first().expect("BUG: a chain has a step");
+    let mut inputs = vec![open_decoder(source, base)?];
+    if rest.len() < INPUTS_MAX {
+        for step in rest {
+            inputs.push(open_decoder(source, step)?);
+        }
+        return merge_snapshot(inputs, scratch);
+    }
+    let mut parts: Vec<Temp> = Vec::new();
+    for steps in rest.chunks(INPUTS_MAX) {
+        let opened = steps.iter().map(|step| open_decoder(source, step)).collect::<Result<Vec<_>>>()?;
+        parts.push(merge_part(opened, scratch)?);
+        if parts.len() == INPUTS_MAX {
+            let opened = parts.iter().map(open_part).collect::<Result<Vec<_>>>()?;
+            parts = vec![merge_part(opened, scratch)?];
+        }
+    }
+    for part in &parts {
+        inputs.push(open_part(part)?);
+    }
+    merge_snapshot(inputs, scratch)
+}
+
+fn merge_snapshot(inputs: Vec<Input>, scratch: &Path) -> Result<(Temp, Summary)> {
+    let headers: Vec<Header> = inputs.iter().map(|input| *input.header()).collect();
+    let merged = merge::merged_header(&headers)?;
+    let proof = merged.proof.map(|proof| Proof { pre: Checksum::EMPTY, post: proof.post });
+    let range = TxidRange { min: Txid::FIRST, max: merged.range.max };
+    let temp = Temp::create(&scratch.join("merge"))?;
+    let summary = merge::merge_as(inputs, Header { range, proof, ..merged }, writer(&temp))?;
+    Ok((temp, summary))
+}
+
+fn merge_part(inputs: Vec<Input>, scratch: &Path) -> Result<Temp> {
+    let temp = Temp::create(&scratch.join("merge"))?;
+    merge::merge(inputs, writer(&temp))?;
+    Ok(temp)
+}
+
+fn open_part(part: &Temp) -> Result<Input> {
+    Decoder::new(reader(part)?, format!("merged file {}", part.path().display()))
+}
+
+fn writer(temp: &Temp) -> BufWriter<&File> {
+    BufWriter::with_capacity(256 << 10, temp.file())
+}
+
+/// A temp file from its start.
+fn reader(temp: &Temp) -> Result<Box<dyn ReadSeek>> {
+    let io = |e| Error::io("read", temp.path(), e);
+    let mut file = temp.file().try_clone().map_err(io)?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    Ok(Box::new(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::ltx::page_checksum;
+    use crate::ltx::sample::{Random, file, header};
+    use crate::replica::FileReplica;
+    use crate::testing::Folder;
+    use crate::types::{PageSize, Pgno};
+    use std::collections::BTreeMap;
+
+    fn replica(folder: &Folder, name: &str) -> FileReplica {
+        FileReplica::open_or_create(&format!("file://{}/{name}", folder.path().display())).unwrap()
+    }
+
+    type State = BTreeMap<u32, Vec<u8>>;
+
+    fn checksum(state: &State) -> Checksum {
+        let sums = state.iter().map(|(pgno, page)| page_checksum(Pgno::new(*pgno).unwrap(), page));
+        sums.fold(Checksum::EMPTY, Checksum::toggle)
+    }
+
+    /// Writes `txids` random states as level-0 files; the last `tail` have another page size.
+    fn fill(replica: &FileReplica, txids: u64, tail: u64) -> State {
+        let mut random = Random::new(txids);
+        let mut state = State::new();
+        for txid in 1..=txids {
+            let size = if txid > txids - tail { 1024 } else { 512 };
+            let count = 1 + random.below(9) as u32;
+            let old = checksum(&state);
+            state.retain(|pgno, page| *pgno <= count && page.len() == size);
+            let before = state.len() as u32;
+            let mut changed = Vec::new();
+            for pgno in (1..=count).filter(|pgno| *pgno > before || pgno % 3 == 0) {
+                changed.push((pgno, random.page(PageSize::new(size as u32).unwrap())));
+            }
+            state.extend(changed.iter().cloned());
+            let proof = Some(Proof { pre: old, post: checksum(&state) });
+            let header = Header { proof, ..header(txid, txid, size as u32, count) };
+            let body = file(header, &changed);
+            replica.create(Level::CAPTURED, header.range, header.timestamp, &mut &body[..]).unwrap();
+        }
+        state
+    }
+
+    fn check(txids: u64, tail: u64) {
+        let folder = Folder::new();
+        let (source, target) = (replica(&folder, "a"), replica(&folder, "b"));
+        let state = fill(&source, txids, tail);
+        let txid = Txid::new(txids).unwrap();
+        let made = snapshot_to(&source, &target, txid, folder.path()).unwrap();
+        assert_eq!((made.level, made.range), (Level::SNAPSHOT, TxidRange { min: Txid::FIRST, max: txid }));
+        assert_eq!(made.created_at, header(1, txids, 512, 1).timestamp);
+        let mut decoder = open_decoder(&target, &made).unwrap();
+        let post = checksum(&state);
+        assert_eq!(decoder.header().proof, Some(Proof { pre: Checksum::EMPTY, post }));
+        let mut page = vec![0; decoder.header().page_size.bytes()];
+        let mut found = State::new();
+        while let Some(pgno) = decoder.next_page(&mut page).unwrap() {
+            found.insert(pgno.get(), page.clone());
+        }
+        assert_eq!(found, state);
+        assert!(!folder.files().iter().any(|name| name.ends_with(".tmp")));
+        let again = snapshot_to(&source, &target, txid, folder.path()).unwrap_err();
+        assert_eq!(again.kind(), Kind::Exists);
+    }
+
+    #[test]
+    fn a_snapshot_holds_the_state_and_its_proof() {
+        check(1, 0);
+        check(20, 0);
+    }
+
+    #[test]
+    fn a_long_chain_is_merged_in_rounds() {
+        check(INPUTS_MAX as u64 * 2 + 5, 0);
+    }
+
+    #[test]
+    fn a_change_of_page_size_starts_the_merge_anew() {
+        check(9, 4);
+        check(9, 1);
+    }
+
+    #[test]
+    fn a_damaged_input_makes_no_snapshot() {
+        let folder = Folder::new();
+        let (source, target) = (replica(&folder, "a"), replica(&folder, "b"));
+        fill(&source, 5, 0);
+        let path = source.root().join("ltx/0/0000000000000003-0000000000000003.ltx");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = snapshot_to(&source, &target, Txid::new(5).unwrap(), folder.path()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert_eq!(target.list(Level::SNAPSHOT).unwrap(), []);
+        assert!(!folder.files().iter().any(|name| name.ends_with(".tmp")));
+    }
+}
