@@ -1,3 +1,40 @@
+# `make` builds ./libsqlitereplicate.so; `make help` lists the targets.
+
+LIBRARY := libsqlitereplicate.so
+STYLE := max_width=110,use_small_heuristics=Max
+
+library: ## build ./libsqlitereplicate.so (a cdylib of its own, so that link-time optimisation stays on)
+	@cargo rustc --quiet --lib --release --crate-type cdylib --target-dir target/lib
+	@cp target/lib/release/$(LIBRARY) ./$(LIBRARY).new && mv ./$(LIBRARY).new ./$(LIBRARY)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 20
+
+fmt: ## check the format (`make fmt-fix` mends it)
+	cargo fmt -- --check --config $(STYLE)
+
+fmt-fix:
+	cargo fmt -- --config $(STYLE)
+
+lint: ## clippy; warnings are errors
+	cargo clippy --quiet --all-targets -- -D warnings
+
+test-rust: ## unit to tidy
+	cargo test --quiet
+
+check: fmt lint test-rust ## before a commit
+
+test: check library test-sql test-py sqlite-tests-fast ## every kind of test at its small setting
+
+sqlite-tests: library ## SQLite's own test suite through the VFS, compared with the plain one
+	python3 python-tests/sqlite_suite.py
+
+sqlite-tests-fast: library ## its fast files only
+	python3 python-tests/sqlite_suite.py --fast
+
+.DEFAULT_GOAL := library
+.PHONY: library help fmt fmt-fix lint test-rust check test sqlite-tests sqlite-tests-fast
+
 # ---- Python and SQL tests, benchmark, demo
 
 PYTHON := target/venv/bin/python
