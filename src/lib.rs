@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod compact;
 pub mod config;
@@ -13,9 +14,9 @@ pub mod ffi;
 pub mod fs;
 pub mod ltx;
 pub mod replica;
+pub mod restore;
 pub mod sqlite;
 pub mod staging;
-pub mod restore;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod types;

@@ -38,17 +38,28 @@ impl FileReplica {
         Ok(FileReplica { root: layout::parse_url(url)?, url: url.to_owned() })
     }
 
-    /// The same, and makes the folder where it is missing; temp files of dead writers go.
+    /// The replica in a folder, which need not have a name in UTF-8. Touches nothing.
+    pub fn at(root: PathBuf) -> FileReplica {
+        FileReplica { url: format!("file://{}", root.display()), root }
+    }
+
+    /// [`FileReplica::open`], then [`FileReplica::create_folder`].
     ///
     /// # Errors
     /// As [`FileReplica::open`]; those of making the folder.
     pub fn open_or_create(url: &str) -> Result<FileReplica> {
         let replica = FileReplica::open(url)?;
-        durable::create_folder(&replica.root)?;
-        for level in Level::all() {
-            durable::remove_stale(&layout::folder(&replica.root, level))?;
-        }
+        replica.create_folder()?;
         Ok(replica)
+    }
+
+    /// Makes the folder where it is missing; temp files of dead writers go.
+    pub fn create_folder(&self) -> Result<()> {
+        durable::create_folder(&self.root)?;
+        for level in Level::all() {
+            durable::remove_stale(&layout::folder(&self.root, level))?;
+        }
+        Ok(())
     }
 
     pub fn root(&self) -> &Path {

@@ -111,7 +111,7 @@ enum Setback {
     /// A file is gone or another: list again.
     Changed(Error),
     /// A level-0 file is no part of the history: plan without it. The error says why.
-    Leftover(FileInfo, Error),
+    Leftover(Box<FileInfo>, Error),
     Failed(Error),
 }
 
@@ -141,7 +141,7 @@ fn fill(client: &dyn Client, target: Target, temp: &Temp, options: Options) -> R
         match attempt(client, &chain, temp, options) {
             Ok(restored) => return Ok(restored),
             Err(Setback::Leftover(file, why)) if leftovers.len() < LEFTOVERS_MAX => {
-                leftovers.push((file, why))
+                leftovers.push((*file, why))
             }
             Err(Setback::Changed(_)) if listings < LISTINGS_MAX + leftovers.len() as u32 => {}
             Err(Setback::Changed(error)) => {
@@ -248,7 +248,7 @@ fn check_history(
     {
         decoder.verify_rest()?;
         return Err(match next.level == step.level && step.level.get() == 0 {
-            true => Setback::Leftover(*step, error),
+            true => Setback::Leftover(Box::new(*step), error),
             false => Setback::Failed(error),
         });
     }
@@ -261,7 +261,7 @@ fn check_history(
             && next.verify_rest().is_ok()
         {
             decoder.verify_rest()?;
-            return Err(Setback::Leftover(*step, error));
+            return Err(Setback::Leftover(Box::new(*step), error));
         }
     }
     Ok(())
