@@ -19,5 +19,7 @@ pub mod sqlite;
 pub mod staging;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod vfs;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use libsqlite3_sys as sys;
 
+use super::base::BaseVfs;
 use super::entry::linked_init;
 use super::hooks::VfsHooks;
 use super::library::Library;
-use super::sql::{Value, bytes};
+use super::sql::{Connection, Value, bytes};
 use super::vfs::Registration;
 use crate::error::{Error, Kind, Result};
 
@@ -31,7 +32,13 @@ impl Library {
 /// Registers a further VFS over the linked library's default one, with hooks of its own. For the command line
 /// and tests; the name must be new to the process. It stays for ever.
 pub fn register_vfs(name: &str, hooks: Arc<dyn VfsHooks>) {
-    let vfs = Registration::new(Library::linked(), name, &format!("{name}-default"), hooks);
+    let library = Library::linked();
+    register_over(library.base(), name, hooks);
+}
+
+/// The same over another VFS than the default.
+pub(super) fn register_over(base: BaseVfs, name: &str, hooks: Arc<dyn VfsHooks>) {
+    let vfs = Registration::new(Library::linked(), base, name, &format!("{name}-default"), hooks);
     vfs.register().expect("BUG: a complete VFS registers");
 }
 
@@ -129,6 +136,13 @@ impl Engine {
     /// As `exec`.
     pub fn value(&self, sql: &str) -> Result<Value> {
         Ok(self.query(sql)?.into_iter().flatten().next().unwrap_or(Value::Null))
+    }
+
+    /// What a function called on this connection would get.
+    #[must_use]
+    pub fn connection(&self) -> Connection<'_> {
+        // SAFETY: open until drop, and serialized by SQLite's own mutex.
+        unsafe { Connection::new(self.db, Library::linked()) }
     }
 
     /// How long a statement waits for locks; 0 not at all.

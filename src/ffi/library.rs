@@ -44,7 +44,7 @@ impl Library {
         let library = unsafe { Library::known_or_new(table) }?;
         let mut failed = Ok(());
         library.vfs.get_or_init(|| {
-            let registration = Registration::new(library, VFS_NAME, default_name, hooks());
+            let registration = Registration::new(library, library.base, VFS_NAME, default_name, hooks());
             failed = registration.register();
             registration
         });

@@ -29,6 +29,8 @@ pub mod hooks;
 mod library;
 pub mod map;
 pub mod os;
+#[cfg(test)]
+pub(crate) mod probe;
 pub mod sql;
 mod stats;
 mod stub;

@@ -28,6 +28,7 @@ use super::{file, guard, stub};
 /// One VFS of ours in one SQLite library. Never freed.
 pub(super) struct Registration {
     library: &'static Library,
+    base: BaseVfs,
     name: CString,
     _default_name: CString,
     hooks: Arc<dyn VfsHooks>,
@@ -47,16 +48,17 @@ unsafe impl Sync for Registration {}
 impl Registration {
     pub(super) fn new(
         library: &'static Library,
+        base: BaseVfs,
         name: &str,
         default_name: &str,
         hooks: Arc<dyn VfsHooks>,
     ) -> &'static Registration {
         let name = CString::new(name).expect("BUG: a VFS name holds no zero byte");
         let default_name = CString::new(default_name).expect("BUG: a VFS name holds no zero byte");
-        let base = library.base();
         let (named, default) = (object(base, name.as_ptr()), object(base, default_name.as_ptr()));
         let registration: &'static Registration = Box::leak(Box::new(Registration {
             library,
+            base,
             name,
             _default_name: default_name,
             hooks,
@@ -95,7 +97,7 @@ impl Registration {
     }
 
     pub(super) fn base(&self) -> BaseVfs {
-        self.library.base()
+        self.base
     }
 
     pub(super) fn name(&self) -> &CStr {

@@ -1,0 +1,3 @@
+//! Tests that cross rooms.
+
+mod vfs_contract;
