@@ -6,8 +6,10 @@
 //! Source: <https://sqlite.org/loadext.html>.
 
 use std::ffi::{c_char, c_int};
+use std::panic;
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::Once;
 
 use libsqlite3_sys as sys;
 
@@ -39,7 +41,25 @@ pub unsafe extern "C" fn sqlite3_sqlitereplicate_init(
     table: *const sys::sqlite3_api_routines,
 ) -> c_int {
     // SAFETY: by contract.
-    unsafe { enter(db, error, table, sys::SQLITE_OK_LOAD_PERMANENTLY, |db, table| load(db, table)) }
+    let code =
+        unsafe { enter(db, error, table, sys::SQLITE_OK_LOAD_PERMANENTLY, |db, table| load(db, table)) };
+    if code == sys::SQLITE_OK_LOAD_PERMANENTLY {
+        log_panics();
+    }
+    code
+}
+
+/// A panic of ours is a line in the application's sqlite3_log, not on its stderr. A shared library has a std of
+/// its own, so the hook of a host written in Rust is not touched.
+fn log_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        panic::set_hook(Box::new(|info| {
+            if let Some(library) = Library::all().next() {
+                library.api().write_log(sys::SQLITE_INTERNAL, &format!("sqlitereplicate: {info}"));
+            }
+        }));
+    });
 }
 
 /// The entry point of a renamed library.

@@ -321,3 +321,87 @@ unsafe fn put_error(api: &Api, context: *mut sys::sqlite3_context, text: &str) {
         (api.result_error)(context, text.as_ptr().cast::<c_char>(), c_int::try_from(text.len()).unwrap_or(0))
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ffi::engine::Engine;
+
+    fn engine() -> Engine {
+        let db = Engine::open(":memory:", None).expect("open");
+        let connection = db.connection();
+        let register = |name, min, max, trust, body| {
+            register_function(&connection, name, min, max, trust, body).expect("register");
+        };
+        register("echo", 1, 2, Trust::Anywhere, |call| Ok(call.arguments().last().expect("one").clone()));
+        register("outside", 0, 0, Trust::DirectOnly, |_| Ok(Value::Null));
+        register("fails", 0, 0, Trust::Anywhere, |_| Err(Error::invalid("x='1' is no %s setting")));
+        register("panics", 0, 0, Trust::Anywhere, |_| panic!("BUG: on purpose"));
+        register("schemas", 0, 0, Trust::Anywhere, |call| {
+            Ok(Value::from(call.connection().schemas().expect("schemas").join(",")))
+        });
+        db
+    }
+
+    #[test]
+    fn values_come_and_go_as_they_are() {
+        let db = engine();
+        let row = db
+            .query("SELECT echo(NULL), echo(-9223372036854775808), echo(1.5), echo('zwölf'), echo(x'00ff')");
+        let expected = [
+            Value::Null,
+            Value::Integer(i64::MIN),
+            Value::Real(1.5),
+            Value::from("zwölf"),
+            Value::Blob(vec![0, 255]),
+        ];
+        assert_eq!(row.expect("query"), [expected]);
+        assert_eq!(
+            db.value("SELECT typeof(echo('')) || typeof(echo(x''))").expect("query"),
+            Value::from("textblob")
+        );
+        assert_eq!(db.value("SELECT echo(1, 2)").expect("query"), Value::Integer(2));
+    }
+
+    #[test]
+    fn a_wrong_number_of_arguments_is_an_error() {
+        for sql in ["SELECT echo()", "SELECT echo(1, 2, 3)", "SELECT outside(1)"] {
+            let error = engine().exec(sql).expect_err(sql).to_string();
+            assert!(error.contains("wrong number of arguments"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_and_a_panic_are_sql_errors_with_their_text() {
+        let db = engine();
+        let error = db.exec("SELECT fails()").expect_err("fails").to_string();
+        assert!(error.contains("x='1' is no %s setting"), "{error}");
+        let error = db.exec("SELECT panics()").expect_err("panics").to_string();
+        assert!(error.contains("BUG: on purpose"), "{error}");
+        assert_eq!(db.value("SELECT echo(7)").expect("the connection lives on"), Value::Integer(7));
+    }
+
+    #[test]
+    fn a_function_for_direct_use_is_refused_in_a_view() {
+        let db = engine();
+        db.exec("SELECT outside()").expect("direct use");
+        db.exec("CREATE VIEW v AS SELECT outside()").expect("a view is only text");
+        let error = db.exec("SELECT * FROM v").expect_err("must be refused").to_string();
+        assert!(error.contains("unsafe use of outside()"), "{error}");
+    }
+
+    #[test]
+    fn a_function_sees_the_schemas_of_its_connection() {
+        let db = engine();
+        db.exec("ATTACH ':memory:' AS \"Zwei 2\"").expect("attach");
+        assert_eq!(db.value("SELECT schemas()").expect("query"), Value::from("main,Zwei 2"));
+        assert_eq!(db.connection().path("main"), None);
+        assert_eq!(db.connection().path("nosuch"), None);
+    }
+
+    #[test]
+    fn later_connections_have_our_functions() {
+        let db = Engine::open(":memory:", None).expect("open");
+        assert!(matches!(db.value("SELECT replica_version()").expect("call"), Value::Text(_)));
+    }
+}

@@ -289,3 +289,78 @@ unsafe extern "C" fn rowid(cursor: *mut sys::sqlite3_vtab_cursor, out: *mut i64)
     unsafe { *out = i64::try_from((*cursor.cast::<Cursor>()).at).unwrap_or(i64::MAX) };
     sys::SQLITE_OK
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::ffi::engine::Engine;
+
+    /// `series(first, last)`: n and its square.
+    fn engine() -> Engine {
+        let db = Engine::open(":memory:", None).expect("open");
+        register_table(
+            &db.connection(),
+            "series",
+            &["n", "square"],
+            &["first", "last"],
+            Trust::Anywhere,
+            |_, given| {
+                let [first, last] = given else { panic!("BUG: two arguments") };
+                let (Value::Integer(first), Value::Integer(last)) = (first, last) else {
+                    return Err(Error::invalid(format!("series({first:?}, {last:?}): give two integers")));
+                };
+                assert!(*last < 1000, "BUG: on purpose");
+                Ok((*first..=*last).map(|n| vec![Value::Integer(n), Value::Integer(n * n)]).collect())
+            },
+        )
+        .expect("register");
+        register_table(&db.connection(), "outside", &["x"], &[], Trust::DirectOnly, |_, _| Ok(Vec::new()))
+            .expect("register");
+        db
+    }
+
+    #[test]
+    fn arguments_make_the_rows() {
+        let db = engine();
+        let rows = db.query("SELECT * FROM series(2, 4)").expect("query");
+        let expected = [[2, 4], [3, 9], [4, 16]].map(|row| row.map(Value::Integer).to_vec());
+        assert_eq!(rows, expected);
+        assert!(db.query("SELECT * FROM series(4, 2)").expect("query").is_empty());
+        let hidden =
+            db.value("SELECT sum(square) + first FROM series WHERE last = 3 AND first = 1").expect("query");
+        assert_eq!(hidden, Value::Integer(15));
+    }
+
+    #[test]
+    fn an_argument_may_come_from_another_table_whatever_the_order_of_the_join() {
+        let db = engine();
+        db.exec("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3)").expect("fill");
+        for sql in [
+            "SELECT count(*) FROM t, series(1, t.a)",
+            "SELECT count(*) FROM series JOIN t ON last = t.a WHERE first = 1",
+        ] {
+            assert_eq!(db.value(sql).expect(sql), Value::Integer(6), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_missing_argument_an_error_and_a_panic_reach_the_application_as_text() {
+        let db = engine();
+        let error = db.query("SELECT * FROM series(1)").expect_err("one argument").to_string();
+        assert!(error.contains("series(Integer(1), Null): give two integers"), "{error}");
+        let error = db.query("SELECT * FROM series(1, 1000)").expect_err("panic").to_string();
+        assert!(error.contains("BUG: on purpose"), "{error}");
+        assert_eq!(db.query("SELECT * FROM series(1, 1)").expect("lives on").len(), 1);
+    }
+
+    #[test]
+    fn a_table_cannot_be_written_and_one_for_direct_use_is_refused_in_a_view() {
+        let db = engine();
+        db.exec("INSERT INTO series(n) VALUES (1)").expect_err("must be read-only");
+        db.exec("CREATE VIEW v AS SELECT * FROM outside").expect("a view is only text");
+        db.exec("SELECT * FROM outside").expect("direct use");
+        let error = db.exec("SELECT * FROM v").expect_err("must be refused").to_string();
+        assert!(error.contains("unsafe use of virtual table"), "{error}");
+    }
+}
