@@ -24,7 +24,7 @@ test-rust: ## unit to tidy
 
 check: fmt lint test-rust ## before a commit
 
-test: check library test-sql test-py sqlite-tests-fast ## every kind of test at its small setting
+test: check library test-sql test-py bench-small sqlite-tests-fast ## every kind of test at its small setting
 
 sqlite-tests: library ## SQLite's own test suite through the VFS, compared with the plain one
 	python3 python-tests/sqlite_suite.py
@@ -42,23 +42,23 @@ PYTHON := target/venv/bin/python
 venv: ## make target/venv, the Python of the tests
 	@python-tests/venv.sh
 
-test-py: venv ## tests in real processes and hosts
+test-py: venv library ## tests in real processes and hosts
 	$(PYTHON) -m pytest -q -p no:cacheprovider python-tests
 
-test-sql: venv ## the SQL surface as a user types it
+test-sql: venv library ## the SQL surface as a user types it
 	$(PYTHON) python-tests/sql_tests.py
 
 .PHONY: venv test-py test-sql
 
-bench: venv ## ratios to plain SQLite and to the real litestream, in one table
+bench: venv library ## ratios to plain SQLite and to the real litestream, in one table
 	$(PYTHON) python-tests/bench_commit.py
 
-bench-small: venv ## the same in a few seconds, to see that it works
+bench-small: venv library ## the same in a few seconds, to see that it works
 	$(PYTHON) python-tests/bench_commit.py --small
 
 .PHONY: bench bench-small
 
-demo: venv ## the main job on real data, in ten lines
+demo: venv library ## the main job on real data, in ten lines
 	$(PYTHON) python-tests/demo.py
 
 .PHONY: demo

@@ -6,13 +6,20 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::config::Config;
 use crate::error::Result;
 use crate::ffi::entry::Settings;
 use crate::ffi::hooks::VfsHooks;
 use crate::ffi::sql::{Connection, Trust, Value, register_function};
 use crate::vfs::shim::{PassThrough, WrapAll};
+
+/// The settings of this process: the environment is read when the library is loaded for the first time.
+fn config() -> &'static Config {
+    static CONFIG: OnceLock<Config> = OnceLock::new();
+    CONFIG.get_or_init(Config::from_environment)
+}
 
 /// Read once per load, before anything is registered.
 ///
@@ -20,7 +27,7 @@ use crate::vfs::shim::{PassThrough, WrapAll};
 /// The load fails with the text.
 pub fn settings() -> std::result::Result<Settings, String> {
     Ok(Settings {
-        default_vfs: env::var_os("SQLITEREPLICATE_DEFAULT_VFS").is_some_and(|value| value == "1"),
+        default_vfs: config().default_vfs(),
         default_vfs_name: env::var("SQLITEREPLICATE_TEST_VFS_NAME")
             .unwrap_or_else(|_| "replvfs-default".into()),
         stats_file: env::var_os("SQLITEREPLICATE_TEST_STATS").map(PathBuf::from),

@@ -1,3 +1,5 @@
+//! Restores from real files in a folder: what comes out, and what is refused without a trace.
+
 use super::*;
 use crate::ltx::sample::{Random, file, header};
 use crate::ltx::{Proof, page_checksum};

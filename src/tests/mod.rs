@@ -1,3 +1,4 @@
-//! Tests that cross rooms.
+//! Tests that cross rooms, and the one that reads them all.
 
+mod tidy;
 mod vfs_contract;
