@@ -7,6 +7,9 @@ library: ## build ./libsqlitereplicate.so (a cdylib of its own, so that link-tim
 	@cargo rustc --quiet --lib --release --crate-type cdylib --target-dir target/lib
 	@cp target/lib/release/$(LIBRARY) ./$(LIBRARY).new && mv ./$(LIBRARY).new ./$(LIBRARY)
 
+program: ## build the command-line program, target/lib/release/sqlitereplicate
+	@cargo build --quiet --release --bin sqlitereplicate --target-dir target/lib
+
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 20
 
@@ -33,7 +36,7 @@ sqlite-tests-fast: library ## its fast files only
 	python3 python-tests/sqlite_suite.py --fast
 
 .DEFAULT_GOAL := library
-.PHONY: library help fmt fmt-fix lint test-rust check test sqlite-tests sqlite-tests-fast
+.PHONY: library program help fmt fmt-fix lint test-rust check test sqlite-tests sqlite-tests-fast
 
 # ---- Python and SQL tests, benchmark, demo
 
@@ -42,7 +45,7 @@ PYTHON := target/venv/bin/python
 venv: ## make target/venv, the Python of the tests
 	@python-tests/venv.sh
 
-test-py: venv library ## tests in real processes and hosts
+test-py: venv library program ## tests in real processes and hosts
 	$(PYTHON) -m pytest -q -p no:cacheprovider python-tests
 
 test-sql: venv library ## the SQL surface as a user types it
@@ -58,7 +61,7 @@ bench-small: venv library ## the same in a few seconds, to see that it works
 
 .PHONY: bench bench-small
 
-demo: venv library ## the main job on real data, in ten lines
+demo: venv library program ## the main job on real data, in ten lines
 	$(PYTHON) python-tests/demo.py
 
 .PHONY: demo

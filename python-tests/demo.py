@@ -152,13 +152,8 @@ def show(folder):
         writer.finish()
     say(6, f"loaded the other {int(total):,} rows in {time.monotonic() - started:.1f} s and closed it")
     second, started = folder / "restored.db", time.monotonic()
-    if harness.CLI.exists():
-        harness.run([harness.CLI, "restore", url, second])
-        how = "sqlitereplicate restore"
-    else:
-        restore(url, second)
-        how = "SELECT replica_restore()"
-    say(7, f"restored with `{how}` in {time.monotonic() - started:.2f} s: {rows_of(second):,} rows, integrity ok")
+    harness.run([harness.CLI, "restore", url, second])
+    say(7, f"restored with `sqlitereplicate restore` in {time.monotonic() - started:.2f} s: {rows_of(second):,} rows, integrity ok")
 
     ours, theirs = pages_of(database), pages_of(second)
     differing = [i + 1 for i, (a, b) in enumerate(zip(ours, theirs)) if a != b]

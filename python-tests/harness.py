@@ -15,7 +15,7 @@ TARGET = ROOT / "target"
 EXTENSION = Path(os.environ.get("TEST_EXTENSION", ROOT / "libsqlitereplicate.so")).resolve()
 PYTHON = Path(sys.executable)
 LITESTREAM = PYTHON.parent / "litestream"
-CLI = Path(os.environ.get("TEST_CLI", TARGET / "release" / "sqlitereplicate"))
+CLI = Path(os.environ.get("TEST_CLI", TARGET / "lib" / "release" / "sqlitereplicate"))
 
 # Run by the interpreter of the tests in a process of its own: a broken extension must not take pytest along.
 _PROBE = """
