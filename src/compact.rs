@@ -109,8 +109,8 @@ fn reader(temp: &Temp) -> Result<Box<dyn ReadSeek>> {
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::ltx::page_checksum;
     use crate::ltx::sample::{Random, file, header};
+    use crate::ltx::{WalSpan, page_checksum};
     use crate::replica::FileReplica;
     use crate::testing::Folder;
     use crate::types::{PageSize, Pgno};
@@ -203,5 +203,37 @@ mod tests {
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
         assert_eq!(target.list(Level::SNAPSHOT).unwrap(), []);
         assert!(!folder.files().iter().any(|name| name.ends_with(".tmp")));
+    }
+
+    /// Not a test by itself: writes with our encoder what another program then reads. Copies every level-0 file
+    /// of one replica into another, encoded anew with the proof and the writer id it lacked, and makes two
+    /// snapshots from the copies.
+    #[test]
+    #[ignore = "run by python-tests/test_interop_format.py with two replica URLs in its environment"]
+    fn encodes_a_replica_anew_for_a_peer() {
+        let url = |name| std::env::var(name).unwrap();
+        let source = FileReplica::open(&url("INTEROP_SOURCE")).unwrap();
+        let target = FileReplica::open_or_create(&url("INTEROP_TARGET")).unwrap();
+        let files = source.list(Level::CAPTURED).unwrap();
+        let mut state: BTreeMap<u32, Checksum> = BTreeMap::new();
+        let database =
+            |state: &BTreeMap<u32, Checksum>| state.values().copied().fold(Checksum::EMPTY, Checksum::toggle);
+        for file in &files {
+            let pre = database(&state);
+            let mut decoder = open_decoder(&source, file).unwrap();
+            let mut page = vec![0; decoder.header().page_size.bytes()];
+            while let Some(pgno) = decoder.next_page(&mut page).unwrap() {
+                state.insert(pgno.get(), page_checksum(pgno, &page));
+            }
+            state.retain(|pgno, _| *pgno <= decoder.header().page_count);
+            let proof = Some(Proof { pre, post: database(&state) });
+            let header = Header { proof, writer_id: 7, wal: WalSpan::CAPTURED, ..*decoder.header() };
+            let mut bytes = Vec::new();
+            merge::merge_as(vec![open_decoder(&source, file).unwrap()], header, &mut bytes).unwrap();
+            target.create(Level::CAPTURED, file.range, header.timestamp, &mut &bytes[..]).unwrap();
+        }
+        for file in [files.first().unwrap(), files.last().unwrap()] {
+            snapshot_to(&target, &target, file.range.max, target.root()).unwrap();
+        }
     }
 }

@@ -13,7 +13,7 @@ use arguments::{Arguments, Usage};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 const HELP: &str = "\
 Restores SQLite databases from replicas of LTX files.
@@ -63,7 +63,7 @@ fn perform(arguments: &Arguments) -> Result<String> {
     }
 }
 
-fn restore_to(url: &str, path: &PathBuf, target: Target, json: bool) -> Result<String> {
+fn restore_to(url: &str, path: &Path, target: Target, json: bool) -> Result<String> {
     let restored = restore(&FileReplica::open(url)?, target, path, Options::default())?;
     let Restored { position, page_size, page_count, .. } = restored;
     if json {
