@@ -38,29 +38,29 @@ FAST = """
 e_wal e_walauto e_walckpt e_walhook nockpt shmlock snapshot snapshot2 snapshot3 snapshot4 snapshot_up superlock wal
 wal2 wal4 wal5 wal6 wal64k wal7 wal8 wal9 walbak walbig walckptnoop walcksum walfault2 walhook walmode walnoshm
 waloverwrite walpersist walprotocol2 walrestart walro walro2 walrofault walshared
-crash2 crash6 crash8 zerodamage
+crash8 zerodamage
 autovacuum_ioerr2 cffault dbpagefault diskfull ioerr3 ioerr4 mmapfault pagerfault3 rollbackfault sysfault
-busy exclusive exclusive2 external_reader lock lock2 lock3 lock4 lock5 lock7 nolock oserror pendingrace rowallock
+busy exclusive exclusive2 external_reader lock lock2 lock3 lock4 lock5 lock7 nolock pendingrace rowallock
 shared shared2 shared3 shared4 shared6 shared7 shared8 shared9 sharedA sharedB sharedlock syscall thread1 thread2
 unixexcl notify1 notify3
 mmap1 mmap2 mmap3 mmapcorrupt mmapwarm
 corrupt2 corrupt4 corrupt6 corrupt7 corrupt8 corrupt9 corruptA corruptB corruptD corruptE corruptF corruptG corruptH
 corruptI corruptJ corruptK corruptL corruptM corruptN dbfuzz001
-autovacuum autovacuum2 backup backup2 backup4 backup5 incrvacuum incrvacuum2 incrvacuum3 vacuum vacuum-into vacuum2
+autovacuum autovacuum2 backup backup2 backup4 backup5 incrvacuum incrvacuum2 vacuum vacuum-into vacuum2
 vacuum4 vacuum5
 attach attach2 attach3 attach4 bigfile bigfile2 bigrow cacheflush cachespill chunksize close dataversion1 dbpage
 dbstatus dbstatus2 delete_db e_blobclose e_blobwrite e_uri e_vacuum fallocate filectrl filefmt incrblob incrblob2
 incrblob3 io journal1 journal2 journal3 jrnlmode jrnlmode2 jrnlmode3 loadext loadext2 manydb memdb1 memjournal
 mjournal multiplex multiplex2 openv2 pager1 pager2 pager3 pager4 pagesize pcache2 pragma pragma2 pragma3 quota rdonly
-readonly reservebytes resetdb rollback rollback2 savepoint savepoint2 savepoint5 savepoint7 securedel shortread1
+readonly reservebytes resetdb rollback rollback2 savepoint savepoint5 savepoint7 securedel shortread1
 shrink stat subjournal symlink sync sync2 tempdb tempdb2 temptable tkt3457 tkt35xx tkt-313723c356 tkt-5d863f876e
 tkt-9d68c883 tkt-f3e5abed55 trans3 uri cksumvfs
 """.split()
 
 SLOW = """
 wal3 walcrash walcrash2 walcrash4 walfault walprotocol walvfs walsetlk2 walsetlk3 walsetlk_recover walsetlk_snapshot
-crash crash3 crash4 crash7 writecrash incrblob_err incrvacuum_ioerr ioerr ioerr2 misc7 busy2 thread001 thread002
-trans2 notify2 mmap4 corrupt corruptC vacuum3 avtrans temptable2 trans
+crash crash2 crash3 crash4 crash6 crash7 writecrash incrblob_err incrvacuum_ioerr ioerr ioerr2 misc7 busy2 thread001 thread002
+trans2 notify2 mmap4 corrupt corruptC vacuum3 incrvacuum3 savepoint2 oserror avtrans temptable2 trans
 """.split()
 
 FLAGS = (

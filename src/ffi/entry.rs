@@ -17,6 +17,7 @@ use super::base::path_of;
 use super::hooks::OpenedConnection;
 use super::library::Library;
 use super::sql::Connection;
+use super::vfs::Registration;
 use super::{file_of_main, guard, stats, stub};
 use crate::extension;
 
@@ -182,7 +183,6 @@ unsafe fn check_connection(
         }
         let connection = Connection::new(db, library);
         extension::register_sql(&connection).map_err(|e| e.to_string())?;
-        let Some(vfs) = library.vfs() else { return Ok(()) };
         let mut used: *mut sys::sqlite3_vfs = ptr::null_mut();
         (library.api().file_control)(
             db,
@@ -191,11 +191,13 @@ unsafe fn check_connection(
             (&raw mut used).cast(),
         );
         let path = path_of((library.api().db_filename)(db, c"main".as_ptr()));
+        let ours = Registration::behind(used);
         let opened = OpenedConnection {
             path: path.filter(|path| !path.as_os_str().is_empty()),
-            ours: vfs.owns(used),
-            named_explicitly: vfs.is_named(used),
+            ours: ours.is_some(),
+            named_explicitly: ours.is_some_and(|vfs| vfs.is_named(used)),
         };
+        let Some(vfs) = ours.or(library.vfs()) else { return Ok(()) };
         vfs.ask(Ok(()), |hooks| hooks.connection_opened(&opened))
     }
 }

@@ -165,13 +165,18 @@ pub(super) unsafe fn open_main(
     unsafe {
         let rc = open_base(vfs, name, file, flags, out);
         if rc != sys::SQLITE_OK {
-            vfs.ask((), |_| drop(pending));
+            if let Err(text) = guard::catch(|| drop(pending)) {
+                vfs.report_panic(&text);
+            }
             return rc;
         }
         let life = FileLife::new(below(file));
         life.enter_hook();
         let handle = life.handle();
-        let answer = vfs.ask(Ok(Follow::Nothing), |_| pending.opened(handle).map(Follow::Main));
+        let answer = guard::catch(|| pending.opened(handle).map(Follow::Main)).unwrap_or_else(|text| {
+            vfs.report_panic(&text);
+            Ok(Follow::Nothing)
+        });
         life.leave_hook();
         match answer {
             Ok(follow) => wrap(vfs, file, life, follow),
@@ -199,7 +204,9 @@ pub(super) unsafe fn open_wal(
     unsafe {
         let rc = open_base(vfs, name, file, flags, out);
         if rc != sys::SQLITE_OK {
-            vfs.ask((), |_| drop(hooks));
+            if let Err(text) = guard::catch(|| drop(hooks)) {
+                vfs.report_panic(&text);
+            }
             return rc;
         }
         wrap(vfs, file, FileLife::new(below(file)), Follow::Wal(hooks))

@@ -43,7 +43,8 @@ pub trait VfsHooks: Send + Sync {
         Ok(())
     }
 
-    /// A panic was caught in a call on this object; later calls are not made: everything passes through.
+    /// A panic was caught in a call on this object: later calls are not made, all later opens pass through. Or in
+    /// [`PendingMain::opened`]: then only that file passes through.
     fn panicked(&self, text: &str) {
         let _ = text;
     }

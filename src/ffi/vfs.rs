@@ -13,6 +13,7 @@
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -69,7 +70,7 @@ impl Registration {
         }));
         for object in [registration.named.get(), registration.default.get()] {
             // SAFETY: not registered yet, so nobody else has the object.
-            unsafe { (*object).pAppData = std::ptr::from_ref(registration).cast_mut().cast() };
+            unsafe { (*object).pAppData = ptr::from_ref(registration).cast_mut().cast() };
         }
         registration
     }
@@ -110,11 +111,19 @@ impl Registration {
 
     /// Whether `vfs` is the object that applications name.
     pub(super) fn is_named(&self, vfs: *const sys::sqlite3_vfs) -> bool {
-        std::ptr::eq(vfs, self.named.get())
+        ptr::eq(vfs, self.named.get())
     }
 
-    pub(super) fn owns(&self, vfs: *const sys::sqlite3_vfs) -> bool {
-        self.is_named(vfs) || std::ptr::eq(vfs, self.default.get())
+    /// The registration behind a VFS that SQLite uses, if it is one of ours.
+    ///
+    /// # Safety
+    /// `vfs` is NULL or registered.
+    pub(super) unsafe fn behind(vfs: *mut sys::sqlite3_vfs) -> Option<&'static Registration> {
+        // SAFETY: by contract; only objects of ours have this xOpen.
+        unsafe {
+            let method = vfs.as_ref()?.xOpen?;
+            ptr::fn_addr_eq(method, open as OpenFn).then(|| registration(vfs))
+        }
     }
 
     /// Asks the hooks; `fallback` once they have panicked.
@@ -126,11 +135,17 @@ impl Registration {
             Ok(answer) => answer,
             Err(text) => {
                 self.halted.store(true, Ordering::Relaxed);
-                self.tell_panic(&text);
-                let _ = guard::catch(|| self.hooks.panicked(&text));
+                self.report_panic(&text);
                 fallback
             }
         }
+    }
+
+    /// A panic while one file was opened, which is not the end of the others.
+    pub(super) fn report_panic(&self, text: &str) {
+        self.tell_panic(text);
+        // Whatever goes wrong while telling of a panic has nobody left to be told.
+        let _ = guard::catch(|| self.hooks.panicked(text));
     }
 
     pub(super) fn tell_panic(&self, text: &str) {
@@ -141,6 +156,14 @@ impl Registration {
     }
 }
 
+type OpenFn = unsafe extern "C" fn(
+    *mut sys::sqlite3_vfs,
+    *const c_char,
+    *mut sys::sqlite3_file,
+    c_int,
+    *mut c_int,
+) -> c_int;
+
 /// The C object: the base's own limits and versions, our methods where the base has one.
 fn object(base: BaseVfs, name: *const c_char) -> sys::sqlite3_vfs {
     // SAFETY: the base is registered for the life of the process; a plain copy of its members.
@@ -150,9 +173,9 @@ fn object(base: BaseVfs, name: *const c_char) -> sys::sqlite3_vfs {
         iVersion: version,
         szOsFile: file::size_with(below.szOsFile),
         mxPathname: below.mxPathname,
-        pNext: std::ptr::null_mut(),
+        pNext: ptr::null_mut(),
         zName: name,
-        pAppData: std::ptr::null_mut(),
+        pAppData: ptr::null_mut(),
         xOpen: Some(open),
         xDelete: Some(delete),
         xAccess: Some(access),
@@ -202,7 +225,7 @@ unsafe extern "C" fn open(
     count(Method::Open);
     // SAFETY: by contract; SQLite closes a file whose pMethods is set even when xOpen failed.
     unsafe {
-        (*file).pMethods = std::ptr::null();
+        (*file).pMethods = ptr::null();
         let this = registration(vfs);
         let request = request(this, vfs, name, flags);
         match this.ask(OpenPlan::PassThrough, |hooks| hooks.open(&request)) {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::ffi::engine::{Engine, register_vfs};
 use crate::ffi::hooks::{
-    ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, PendingMain, ShmRegion, VfsHooks, WalHooks,
+    ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, OpenedConnection, PendingMain, ShmRegion,
+    VfsHooks, WalHooks,
 };
 use crate::ffi::probe::{self, RawFile};
 use crate::ffi::sql::Value;
@@ -60,6 +61,17 @@ impl VfsHooks for Follow {
         }
     }
 
+    fn connection_opened(&self, opened: &OpenedConnection<'_>) -> Result<(), String> {
+        if opened.ours && opened.named_explicitly && opened.path.is_none() {
+            return Err("no database in memory".into());
+        }
+        Ok(())
+    }
+
+    fn panicked(&self, text: &str) {
+        self.0.note(format!("vfs panicked {text}"));
+    }
+
     fn before_delete(&self, path: &Path) {
         self.0.note(format!("delete {}", path.file_name().unwrap().display()));
     }
@@ -68,6 +80,7 @@ impl VfsHooks for Follow {
 impl PendingMain for Follow {
     fn opened(self: Box<Self>, file: ConnectionFile) -> Result<Arc<dyn MainHooks>, String> {
         let size = file.size().unwrap();
+        assert_ne!(size, 5, "BUG: five bytes");
         if size == 3 {
             return Err("three bytes are no database".into());
         }
@@ -415,4 +428,26 @@ fn a_forked_child_passes_through_without_hooks() {
     assert_eq!(std::fs::read(folder.path().join("a.db")).unwrap(), b"child!");
     assert_eq!(file.write(0, b"parent"), probe::SQLITE_OK);
     assert_eq!(witness.count("write"), 2, "the parent is followed as before");
+}
+
+#[test]
+fn a_panic_while_a_file_is_opened_passes_that_file_through_and_no_other() {
+    let folder = Folder::new();
+    let witness = Witness::register("contract-open-panic");
+    std::fs::write(folder.path().join("a.db"), b"12345").unwrap();
+    let file = RawFile::open("contract-open-panic", &folder.path().join("a.db")).ok().unwrap();
+    assert_eq!(witness.count("vfs panicked"), 1);
+    assert_eq!((file.write(0, b"x"), witness.count("write")), (probe::SQLITE_OK, 0));
+    let other = RawFile::open("contract-open-panic", &folder.path().join("b.db")).ok().unwrap();
+    assert_eq!((other.write(0, b"x"), witness.count("write")), (probe::SQLITE_OK, 1));
+}
+
+#[test]
+fn a_database_in_memory_is_seen_and_may_be_refused() {
+    Witness::register("contract-memory");
+    for name in [":memory:", "file:a.db?mode=memory", ""] {
+        let error = Engine::open(name, Some("contract-memory")).err().unwrap().to_string();
+        assert!(error.contains("no database in memory"), "{name}: {error}");
+        Engine::open(name, None).unwrap();
+    }
 }
