@@ -7,8 +7,9 @@ fresh copy of the same database, in an order that turns from round to round. A r
 shown are the median of the ratios and the smallest and largest. Each contestant first brings the replica up to date,
 then the clock starts; CPU is that of all its processes, up to the moment when the replica has everything.
 
-litestream can be faster than plain SQLite in short runs: its read transaction keeps the WAL from being restarted,
-so the writer checkpoints less while the WAL grows.
+In runs of a second litestream can be faster than plain SQLite: its read transaction keeps the WAL from being
+restarted, so the writer checkpoints less while the WAL grows, until litestream checkpoints and the writer waits. Hence
+runs of four seconds, and the column with the size of the WAL at the end.
 """
 
 import argparse
@@ -162,6 +163,8 @@ def ratio_row(work, who, results):
         spread([r[who]["worker_cpu"] / r[who]["drained_seconds"] for r in results]),
         f"{max(r[who]['memory_kib'] for r in results) / 1024:.0f} "
         f"({max(r['plain']['memory_kib'] for r in results) / 1024:.0f})",
+        f"{max(r[who]['wal_bytes'] for r in results) / 2**20:.0f} "
+        f"({max(r['plain']['wal_bytes'] for r in results) / 2**20:.0f})",
     ]
 
 
@@ -175,7 +178,7 @@ def lag_rows(who, results):
     return lines
 
 
-HEADER = ["work", "plain/s", "who", "throughput", "p50", "p99", "longest", "CPU", "core share", "peak MiB (plain)"]
+HEADER = ["work", "plain/s", "who", "throughput", "p50", "p99", "longest", "CPU", "core share", "peak MiB (plain)", "WAL MiB (plain)"]
 
 
 def print_table(rows):
@@ -199,7 +202,7 @@ def arguments():
 def main():
     options = arguments()
     rounds = options.rounds or (1 if options.small else 9)
-    seconds = options.seconds or (0.2 if options.small else 2)
+    seconds = options.seconds or (0.2 if options.small else 4)
     contestants = ["plain", "ours", "litestream"]
     if not harness.replicates():
         print("the extension does not replicate yet: its lines are left out")

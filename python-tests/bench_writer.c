@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -124,6 +125,15 @@ static long peak_memory_kib(void) {
   }
   if (file) fclose(file);
   return kib;
+}
+
+/* Size of the WAL beside the database, 0 when there is none. */
+static int64_t wal_bytes(void) {
+  struct stat found;
+  char *path = sqlite3_mprintf("%s-wal", sqlite3_db_filename(db, "main"));
+  int64_t bytes = stat(path, &found) == 0 ? found.st_size : 0;
+  sqlite3_free(path);
+  return bytes;
 }
 
 static int ascending(const void *a, const void *b) {
@@ -273,6 +283,7 @@ int main(int argc, char **argv) {
   int64_t drained = now_ns();
   int64_t worker_cpu = worker_cpu_us(&threads) - worker_before;
   long memory = peak_memory_kib();
+  int64_t wal = wal_bytes();
   sqlite3_finalize(begin);
   sqlite3_finalize(commit);
   sqlite3_finalize(write);
@@ -283,8 +294,9 @@ int main(int argc, char **argv) {
 
   printf("{\"transactions\": %zu, \"rows\": %zu, \"seconds\": %.6f, \"drained_seconds\": %.6f", done, done * rows,
          (end - start) / 1e9, (drained - start) / 1e9);
-  printf(", \"cpu\": %.6f, \"writer_cpu\": %.6f, \"worker_cpu\": %.6f, \"threads\": %d, \"memory_kib\": %ld", cpu / 1e6,
-         writer_cpu / 1e6, worker_cpu / 1e6, threads, memory);
+  printf(", \"cpu\": %.6f, \"writer_cpu\": %.6f, \"worker_cpu\": %.6f, \"threads\": %d"
+         ", \"memory_kib\": %ld, \"wal_bytes\": %" PRId64,
+         cpu / 1e6, writer_cpu / 1e6, worker_cpu / 1e6, threads, memory, wal);
   print_latencies("latency_us", latency, done);
   if (lag) {
     print_latencies("lag_file_us", lag_file, done);
