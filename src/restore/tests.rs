@@ -264,6 +264,69 @@ fn existing_files_are_never_touched() {
     history.check(None);
 }
 
+/// The real replica, in which retention strikes between a listing and the first read of a file.
+struct Retention<'a> {
+    history: &'a History,
+    strike: std::sync::Mutex<Option<Box<dyn FnOnce(&History) + Send>>>,
+}
+
+impl Client for Retention<'_> {
+    fn url(&self) -> &str {
+        self.history.replica.url()
+    }
+
+    fn list(&self, level: Level) -> Result<Vec<FileInfo>> {
+        self.history.replica.list(level)
+    }
+
+    fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>> {
+        if let Some(strike) = self.strike.lock().unwrap().take() {
+            strike(self.history);
+        }
+        self.history.replica.open(file)
+    }
+
+    fn create(&self, _: Level, _: TxidRange, _: Timestamp, _: &mut dyn std::io::Read) -> Result<FileInfo> {
+        panic!("a restore creates nothing")
+    }
+
+    fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>> {
+        self.history.replica.stat(level, range)
+    }
+
+    fn delete(&self, _: &FileInfo) -> Result<()> {
+        panic!("a restore deletes nothing")
+    }
+}
+
+#[test]
+fn files_that_change_under_a_restore_are_listed_again() {
+    let expired: fn(&History) = |history| {
+        history.snapshot(3);
+        for txid in 1..=3 {
+            std::fs::remove_file(history.path(0, txid, txid)).unwrap();
+        }
+    };
+    let made_anew: fn(&History) = |history| {
+        let path = history.path(0, 4, 4);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    };
+    for strike in [expired, made_anew] {
+        let mut history = History::new(12, 512);
+        for count in [2, 3, 4, 5] {
+            history.commit(count);
+        }
+        let strike = std::sync::Mutex::new(Some(Box::new(strike) as Box<dyn FnOnce(&History) + Send>));
+        let client = Retention { history: &history, strike };
+        restore(&client, Target::Newest, &history.output(), Options::default()).unwrap();
+        assert!(client.strike.lock().unwrap().is_none());
+        let expected: Vec<u8> = history.states[3].values().flatten().copied().collect();
+        assert!(std::fs::read(history.output()).unwrap() == expected);
+    }
+}
+
 #[test]
 fn missing_folder_and_empty_replica_are_said_so() {
     let history = History::new(11, 512);
