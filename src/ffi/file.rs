@@ -4,24 +4,22 @@
 //! | pMethods | state |  base VFS's sqlite3_file ...  |     szOsFile = 16 + base's, a multiple of 8
 //! ```
 //!
-//! Promises: every method and every file control reaches the base with its arguments, and its answer goes back
-//! unchanged; the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC: commits
-//! without a journal) is hidden; hooks are called as [`super::hooks`] says. `state` lives from open to close.
-//! Source: <https://sqlite.org/c3ref/io_methods.html>.
+//! `state` lives from open to close. Calls on hooks are made here, each in a guard; the methods themselves are in
+//! [`super::methods`]. Source: <https://sqlite.org/c3ref/io_methods.html>.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int};
 use std::mem;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libsqlite3_sys as sys;
 
-use super::base::FileLife;
+use super::connection_file::FileLife;
 use super::hooks::{MainHooks, PendingMain, WalHooks};
 use super::stats::{Method, count};
 use super::vfs::Registration;
-use super::{guard, os, stub};
+use super::{guard, methods, os, stub};
 
 #[repr(C)]
 struct ShimFile {
@@ -29,15 +27,15 @@ struct ShimFile {
     state: *mut FileState,
 }
 
-struct FileState {
-    vfs: &'static Registration,
-    life: Arc<FileLife>,
-    follow: Follow,
+pub(super) struct FileState {
+    pub(super) vfs: &'static Registration,
+    pub(super) life: Arc<FileLife>,
+    pub(super) follow: Follow,
     /// A hook of this file panicked.
     halted: AtomicBool,
 }
 
-enum Follow {
+pub(super) enum Follow {
     Main(Arc<dyn MainHooks>),
     Wal(Arc<dyn WalHooks>),
     Nothing,
@@ -50,7 +48,7 @@ pub(super) fn size_with(base: c_int) -> c_int {
 }
 
 impl FileState {
-    fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         self.halted.load(Ordering::Relaxed) || self.life.generation() != os::fork_generation()
     }
 
@@ -66,7 +64,7 @@ impl FileState {
     }
 
     /// A call on a main database's hooks.
-    fn main<R>(&self, fallback: R, call: impl FnOnce(&dyn MainHooks) -> R) -> R {
+    pub(super) fn main<R>(&self, fallback: R, call: impl FnOnce(&dyn MainHooks) -> R) -> R {
         let Follow::Main(hooks) = &self.follow else { return fallback };
         if self.is_silent() {
             return fallback;
@@ -80,7 +78,7 @@ impl FileState {
         })
     }
 
-    fn wal(&self, call: impl FnOnce(&dyn WalHooks)) {
+    pub(super) fn wal(&self, call: impl FnOnce(&dyn WalHooks)) {
         let Follow::Wal(hooks) = &self.follow else { return };
         if self.is_silent() {
             return;
@@ -224,7 +222,7 @@ unsafe fn wrap(
     let state = Box::new(FileState { vfs, life, follow, halted: AtomicBool::new(false) });
     // SAFETY: the memory has room for our struct, by szOsFile.
     unsafe {
-        let methods = methods_for(&*(*below(file)).pMethods);
+        let methods = methods::for_base(&*(*below(file)).pMethods);
         file.cast::<ShimFile>().write(ShimFile { methods, state: Box::into_raw(state) });
     }
     sys::SQLITE_OK
@@ -237,7 +235,7 @@ unsafe fn wrap(
 pub(super) unsafe fn main_hooks(file: *mut sys::sqlite3_file) -> Option<Arc<dyn MainHooks>> {
     // SAFETY: by contract; methods in our own tables mean a ShimFile.
     unsafe {
-        if file.is_null() || !METHODS.as_ptr_range().contains(&(*file).pMethods) {
+        if file.is_null() || !methods::TABLES.as_ptr_range().contains(&(*file).pMethods) {
             return None;
         }
         let state = state(file);
@@ -248,78 +246,28 @@ pub(super) unsafe fn main_hooks(file: *mut sys::sqlite3_file) -> Option<Arc<dyn 
     }
 }
 
-/// The base's version and its shared memory decide; where the base has no xShmMap, SQLite must see none.
-fn methods_for(base: &sys::sqlite3_io_methods) -> &'static sys::sqlite3_io_methods {
-    let has_shm = base.iVersion >= 2 && base.xShmMap.is_some();
-    match (base.iVersion, has_shm) {
-        (..=1, _) => &METHODS[0],
-        (2, false) => &METHODS[1],
-        (2, true) => &METHODS[2],
-        (_, false) => &METHODS[3],
-        (_, true) => &METHODS[4],
-    }
-}
-
-static METHODS: [sys::sqlite3_io_methods; 5] =
-    [methods(1, false), methods(2, false), methods(2, true), methods(3, false), methods(3, true)];
-
-const fn methods(version: c_int, has_shm: bool) -> sys::sqlite3_io_methods {
-    let mut table = sys::sqlite3_io_methods {
-        iVersion: version,
-        xClose: Some(close),
-        xRead: Some(read),
-        xWrite: Some(write),
-        xTruncate: Some(truncate),
-        xSync: Some(sync),
-        xFileSize: Some(file_size),
-        xLock: Some(lock),
-        xUnlock: Some(unlock),
-        xCheckReservedLock: Some(check_reserved_lock),
-        xFileControl: Some(file_control),
-        xSectorSize: Some(sector_size),
-        xDeviceCharacteristics: Some(device_characteristics),
-        xShmMap: None,
-        xShmLock: None,
-        xShmBarrier: None,
-        xShmUnmap: None,
-        xFetch: None,
-        xUnfetch: None,
-    };
-    if has_shm {
-        table.xShmMap = Some(shm_map);
-        table.xShmLock = Some(shm_lock);
-        table.xShmBarrier = Some(shm_barrier);
-        table.xShmUnmap = Some(shm_unmap);
-    }
-    if version >= 3 {
-        table.xFetch = Some(fetch);
-        table.xUnfetch = Some(unfetch);
-    }
-    table
-}
-
 /// The base's file: right behind our struct.
-fn below(file: *mut sys::sqlite3_file) -> *mut sys::sqlite3_file {
+pub(super) fn below(file: *mut sys::sqlite3_file) -> *mut sys::sqlite3_file {
     file.cast::<ShimFile>().wrapping_add(1).cast()
 }
 
 /// # Safety
 /// `file` was made by `wrap` and not closed.
-unsafe fn state<'a>(file: *mut sys::sqlite3_file) -> &'a FileState {
+pub(super) unsafe fn state<'a>(file: *mut sys::sqlite3_file) -> &'a FileState {
     // SAFETY: by contract.
     unsafe { &*(*file.cast::<ShimFile>()).state }
 }
 
 /// # Safety
 /// As for `state`.
-unsafe fn base_methods<'a>(file: *mut sys::sqlite3_file) -> &'a sys::sqlite3_io_methods {
+pub(super) unsafe fn base_methods<'a>(file: *mut sys::sqlite3_file) -> &'a sys::sqlite3_io_methods {
     // SAFETY: by contract the base file is open, so its methods are set.
     unsafe { &*(*below(file)).pMethods }
 }
 
 /// # Safety
 /// As io_methods.xClose.
-unsafe extern "C" fn close(file: *mut sys::sqlite3_file) -> c_int {
+pub(super) unsafe extern "C" fn close(file: *mut sys::sqlite3_file) -> c_int {
     count(Method::Close);
     // SAFETY: by contract; the state is taken back once, as SQLite closes a file once.
     unsafe {
@@ -331,273 +279,4 @@ unsafe extern "C" fn close(file: *mut sys::sqlite3_file) -> c_int {
         (*shim).methods = ptr::null();
         rc
     }
-}
-
-/// # Safety
-/// As io_methods.xRead.
-unsafe extern "C" fn read(
-    file: *mut sys::sqlite3_file,
-    buffer: *mut c_void,
-    length: c_int,
-    offset: i64,
-) -> c_int {
-    count(Method::Read);
-    // SAFETY: by contract.
-    unsafe { base_methods(file).xRead.expect("BUG: a file has xRead")(below(file), buffer, length, offset) }
-}
-
-/// # Safety
-/// As io_methods.xWrite.
-unsafe extern "C" fn write(
-    file: *mut sys::sqlite3_file,
-    buffer: *const c_void,
-    length: c_int,
-    offset: i64,
-) -> c_int {
-    count(Method::Write);
-    // SAFETY: by contract `buffer` has `length` bytes.
-    unsafe {
-        let bytes = std::slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(length).unwrap_or(0));
-        let at = u64::try_from(offset).unwrap_or(0);
-        match &state(file).follow {
-            Follow::Main(_) => state(file).main((), |hooks| hooks.before_write(at, bytes)),
-            _ => state(file).wal(|hooks| hooks.before_write(at, bytes)),
-        }
-        base_methods(file).xWrite.expect("BUG: a file has xWrite")(below(file), buffer, length, offset)
-    }
-}
-
-/// # Safety
-/// As io_methods.xTruncate.
-unsafe extern "C" fn truncate(file: *mut sys::sqlite3_file, size: i64) -> c_int {
-    count(Method::Truncate);
-    let bytes = u64::try_from(size).unwrap_or(0);
-    // SAFETY: by contract.
-    unsafe {
-        match &state(file).follow {
-            Follow::Main(_) => state(file).main((), |hooks| hooks.before_truncate(bytes)),
-            _ => state(file).wal(|hooks| hooks.before_truncate(bytes)),
-        }
-        base_methods(file).xTruncate.expect("BUG: a file has xTruncate")(below(file), size)
-    }
-}
-
-/// # Safety
-/// As io_methods.xSync.
-unsafe extern "C" fn sync(file: *mut sys::sqlite3_file, flags: c_int) -> c_int {
-    count(Method::Sync);
-    // SAFETY: by contract.
-    unsafe { base_methods(file).xSync.expect("BUG: a file has xSync")(below(file), flags) }
-}
-
-/// # Safety
-/// As io_methods.xFileSize.
-unsafe extern "C" fn file_size(file: *mut sys::sqlite3_file, size: *mut i64) -> c_int {
-    count(Method::FileSize);
-    // SAFETY: by contract.
-    unsafe { base_methods(file).xFileSize.expect("BUG: a file has xFileSize")(below(file), size) }
-}
-
-/// # Safety
-/// As io_methods.xLock.
-unsafe extern "C" fn lock(file: *mut sys::sqlite3_file, level: c_int) -> c_int {
-    count(Method::Lock);
-    // SAFETY: by contract.
-    unsafe {
-        let rc = base_methods(file).xLock.expect("BUG: a file has xLock")(below(file), level);
-        if rc == sys::SQLITE_OK {
-            state(file).main((), |hooks| hooks.locked(level));
-        }
-        rc
-    }
-}
-
-/// # Safety
-/// As io_methods.xUnlock.
-unsafe extern "C" fn unlock(file: *mut sys::sqlite3_file, level: c_int) -> c_int {
-    count(Method::Unlock);
-    // SAFETY: by contract.
-    unsafe {
-        state(file).main((), |hooks| hooks.before_unlock(level));
-        base_methods(file).xUnlock.expect("BUG: a file has xUnlock")(below(file), level)
-    }
-}
-
-/// # Safety
-/// As io_methods.xCheckReservedLock.
-unsafe extern "C" fn check_reserved_lock(file: *mut sys::sqlite3_file, out: *mut c_int) -> c_int {
-    count(Method::CheckReservedLock);
-    // SAFETY: by contract.
-    unsafe {
-        let method = base_methods(file).xCheckReservedLock.expect("BUG: a file has xCheckReservedLock");
-        method(below(file), out)
-    }
-}
-
-/// # Safety
-/// As io_methods.xFileControl.
-unsafe extern "C" fn file_control(file: *mut sys::sqlite3_file, op: c_int, argument: *mut c_void) -> c_int {
-    count(Method::FileControl);
-    // SAFETY: by contract.
-    unsafe {
-        if op == sys::SQLITE_FCNTL_CKPT_START {
-            state(file).main((), |hooks| hooks.checkpoint_started());
-        }
-        let method = base_methods(file).xFileControl.expect("BUG: a file has xFileControl");
-        let rc = method(below(file), op, argument);
-        match op {
-            sys::SQLITE_FCNTL_COMMIT_PHASETWO if matches!(rc, sys::SQLITE_OK | sys::SQLITE_NOTFOUND) => {
-                match state(file).main(sys::SQLITE_OK, |hooks| hooks.committed()) {
-                    sys::SQLITE_OK => rc,
-                    code => code,
-                }
-            }
-            sys::SQLITE_FCNTL_VFSNAME if rc == sys::SQLITE_OK => {
-                put_name_before(state(file).vfs, argument.cast());
-                rc
-            }
-            _ => rc,
-        }
-    }
-}
-
-/// Turns the base's `unix` into `replvfs/unix`; leaves it when memory is out.
-///
-/// # Safety
-/// `name` is NULL, or leads to NULL or to a string made by this SQLite's allocator.
-unsafe fn put_name_before(vfs: &'static Registration, name: *mut *mut c_char) {
-    // SAFETY: by contract; the old string is freed by who takes its place.
-    unsafe {
-        if name.is_null() || (*name).is_null() {
-            return;
-        }
-        let below = CStr::from_ptr(*name).to_string_lossy();
-        let both = vfs.api().c_copy(&format!("{}/{below}", vfs.name().to_string_lossy()));
-        if !both.is_null() {
-            (vfs.api().free)((*name).cast());
-            *name = both;
-        }
-    }
-}
-
-/// # Safety
-/// As io_methods.xSectorSize.
-unsafe extern "C" fn sector_size(file: *mut sys::sqlite3_file) -> c_int {
-    count(Method::SectorSize);
-    // SAFETY: by contract.
-    unsafe { base_methods(file).xSectorSize.expect("BUG: a file has xSectorSize")(below(file)) }
-}
-
-/// # Safety
-/// As io_methods.xDeviceCharacteristics.
-unsafe extern "C" fn device_characteristics(file: *mut sys::sqlite3_file) -> c_int {
-    count(Method::DeviceCharacteristics);
-    // SAFETY: by contract.
-    let has = unsafe {
-        let method =
-            base_methods(file).xDeviceCharacteristics.expect("BUG: a file has xDeviceCharacteristics");
-        method(below(file))
-    };
-    has & !sys::SQLITE_IOCAP_BATCH_ATOMIC
-}
-
-/// # Safety
-/// As io_methods.xShmMap.
-unsafe extern "C" fn shm_map(
-    file: *mut sys::sqlite3_file,
-    region: c_int,
-    bytes: c_int,
-    extend: c_int,
-    out: *mut *mut c_void,
-) -> c_int {
-    count(Method::ShmMap);
-    // SAFETY: by contract; what the base maps stays until xShmUnmap (io_methods.html).
-    unsafe {
-        let method = base_methods(file).xShmMap.expect("BUG: forwarded only if present");
-        let rc = method(below(file), region, bytes, extend, out);
-        let usable = matches!(rc & 0xff, sys::SQLITE_OK | sys::SQLITE_READONLY);
-        if let (true, Some(memory), Ok(region)) = (usable, NonNull::new(*out), u32::try_from(region)) {
-            debug_assert_eq!(bytes as usize, super::base::SHM_REGION_BYTES);
-            let state = state(file);
-            if !state.is_silent() {
-                let view = state.life.mapped(memory);
-                state.main((), |hooks| hooks.shm_region(region, view));
-            }
-        }
-        rc
-    }
-}
-
-/// # Safety
-/// As io_methods.xShmLock.
-unsafe extern "C" fn shm_lock(
-    file: *mut sys::sqlite3_file,
-    first: c_int,
-    slots: c_int,
-    flags: c_int,
-) -> c_int {
-    count(Method::ShmLock);
-    let is_exclusive = flags & sys::SQLITE_SHM_EXCLUSIVE != 0;
-    let is_lock = flags & sys::SQLITE_SHM_LOCK != 0;
-    // SAFETY: by contract.
-    unsafe {
-        let method = base_methods(file).xShmLock.expect("BUG: forwarded only if present");
-        if is_exclusive && is_lock {
-            state(file).main((), |hooks| hooks.before_shm_lock(first, slots));
-        }
-        let rc = method(below(file), first, slots, flags);
-        if is_exclusive && rc == sys::SQLITE_OK {
-            state(file).main((), |hooks| {
-                if is_lock {
-                    hooks.after_shm_lock(first, slots)
-                } else {
-                    hooks.after_shm_unlock(first, slots)
-                }
-            });
-        }
-        rc
-    }
-}
-
-/// # Safety
-/// As io_methods.xShmBarrier.
-unsafe extern "C" fn shm_barrier(file: *mut sys::sqlite3_file) {
-    count(Method::ShmBarrier);
-    // SAFETY: by contract.
-    unsafe { base_methods(file).xShmBarrier.expect("BUG: forwarded only if present")(below(file)) }
-}
-
-/// # Safety
-/// As io_methods.xShmUnmap.
-unsafe extern "C" fn shm_unmap(file: *mut sys::sqlite3_file, delete: c_int) -> c_int {
-    count(Method::ShmUnmap);
-    // SAFETY: by contract.
-    unsafe {
-        state(file).main((), |hooks| hooks.before_shm_unmap(delete != 0));
-        state(file).life.unmapped();
-        base_methods(file).xShmUnmap.expect("BUG: forwarded only if present")(below(file), delete)
-    }
-}
-
-/// # Safety
-/// As io_methods.xFetch.
-unsafe extern "C" fn fetch(
-    file: *mut sys::sqlite3_file,
-    offset: i64,
-    length: c_int,
-    out: *mut *mut c_void,
-) -> c_int {
-    count(Method::Fetch);
-    // SAFETY: by contract.
-    unsafe {
-        base_methods(file).xFetch.expect("BUG: forwarded only if present")(below(file), offset, length, out)
-    }
-}
-
-/// # Safety
-/// As io_methods.xUnfetch.
-unsafe extern "C" fn unfetch(file: *mut sys::sqlite3_file, offset: i64, page: *mut c_void) -> c_int {
-    count(Method::Unfetch);
-    // SAFETY: by contract.
-    unsafe { base_methods(file).xUnfetch.expect("BUG: forwarded only if present")(below(file), offset, page) }
 }

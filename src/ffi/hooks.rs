@@ -22,7 +22,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use super::base::{BaseFile, BaseVfs, ConnectionFile, ShmRegion, ShmView};
+pub use super::base::{BaseFile, BaseVfs};
+pub use super::connection_file::{ConnectionFile, ShmRegion, ShmView};
 
 /// Decisions for a whole VFS; one object serves every SQLite library of the process.
 pub trait VfsHooks: Send + Sync {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! entry --> library --> vfs --> file, stub     C outside, one object each per SQLite library, VFS, open file
-//!                        |        |
+//!                        |        |  methods
 //!                      hooks <----+            safe traits: what the VFS asks of the rest of the crate
-//!                      base                    safe handles: SQLite's own VFS and files, for our reads
+//!                      base, connection_file   safe handles: SQLite's own VFS and files, for our reads
 //!                      sql, table              safe SQL functions and tables
 //!                      os, map                 forks, exit, threads; shared mappings
 //!                      engine                  the SQLite linked into the command line and tests
@@ -21,6 +21,7 @@ use libsqlite3_sys as sys;
 mod api;
 pub mod base;
 pub mod code;
+pub mod connection_file;
 pub mod engine;
 pub mod entry;
 mod file;
@@ -28,6 +29,7 @@ mod guard;
 pub mod hooks;
 mod library;
 pub mod map;
+mod methods;
 pub mod os;
 #[cfg(test)]
 pub(crate) mod probe;
