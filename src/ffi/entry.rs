@@ -57,7 +57,8 @@ fn log_panics() {
     ONCE.call_once(|| {
         panic::set_hook(Box::new(|info| {
             if let Some(library) = Library::all().next() {
-                library.api().write_log(sys::SQLITE_INTERNAL, &format!("sqlitereplicate: {info}"));
+                let line = info.to_string().replace('\n', " ");
+                library.api().write_log(sys::SQLITE_INTERNAL, &format!("sqlitereplicate: {line}"));
             }
         }));
     });
