@@ -317,16 +317,12 @@ pub(super) unsafe fn path_of<'a>(name: *const c_char) -> Option<&'a Path> {
 mod tests {
     use super::*;
     use crate::error::Kind;
-
-    fn scratch(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("sqlitereplicate-base-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("make a scratch folder");
-        folder.join(name)
-    }
+    use crate::testing::Folder;
 
     #[test]
     fn a_short_read_tells_its_length_and_zeroes_the_rest() {
-        let path = scratch("short");
+        let folder = Folder::new();
+        let path = folder.path().join("short");
         std::fs::write(&path, b"abcdef").expect("write");
         let file = BaseVfs::linked().open(&path, true).expect("open");
         let mut buffer = [7u8; 8];
@@ -338,7 +334,8 @@ mod tests {
 
     #[test]
     fn opening_a_missing_file_creates_nothing_and_says_not_found() {
-        let path = scratch("missing");
+        let folder = Folder::new();
+        let path = folder.path().join("missing");
         let error = BaseVfs::linked().open(&path, false).err().expect("must fail");
         assert_eq!(error.kind(), Kind::NotFound, "{error}");
         assert!(!path.exists());
@@ -346,7 +343,8 @@ mod tests {
 
     #[test]
     fn a_reserved_lock_is_seen_by_another_file_and_a_moved_file_knows_it() {
-        let path = scratch("locks");
+        let folder = Folder::new();
+        let path = folder.path().join("locks");
         std::fs::write(&path, [0u8; 512]).expect("write");
         let vfs = BaseVfs::linked();
         let (one, two) = (vfs.open(&path, false).expect("open"), vfs.open(&path, false).expect("open"));
@@ -356,15 +354,16 @@ mod tests {
         one.unlock(0).expect("unlock");
         assert!(!two.check_reserved().expect("check"));
         assert!(!one.has_moved());
-        std::fs::rename(&path, scratch("elsewhere")).expect("rename");
+        std::fs::rename(&path, folder.path().join("elsewhere")).expect("rename");
         assert!(one.has_moved());
     }
 
     #[test]
     fn a_full_path_is_absolute_and_a_second_delete_says_not_found() {
+        let folder = Folder::new();
         let vfs = BaseVfs::linked();
         assert!(vfs.full_pathname(Path::new("some.db")).expect("resolve").is_absolute());
-        let path = scratch("gone");
+        let path = folder.path().join("gone");
         std::fs::write(&path, b"x").expect("write");
         vfs.delete(&path, false).expect("delete");
         assert_eq!(vfs.delete(&path, false).expect_err("must fail").kind(), Kind::NotFound);

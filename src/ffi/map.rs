@@ -133,18 +133,14 @@ fn map(file: &File, path: &Path, len_words: usize) -> Result<NonNull<AtomicU64>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Folder;
     use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::Ordering::Relaxed;
 
-    fn scratch(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("sqlitereplicate-map-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("make a scratch folder");
-        folder.join(name)
-    }
-
     #[test]
     fn two_maps_of_one_file_share_words_and_growth() {
-        let path = scratch("shared");
+        let folder = Folder::new();
+        let path = folder.path().join("shared");
         let mut one = SharedMap::open(&path, 3).expect("open");
         let two = SharedMap::open(&path, 1).expect("open again");
         assert_eq!((one.len_words(), two.len_words()), (3, 3));
@@ -162,7 +158,8 @@ mod tests {
 
     #[test]
     fn room_on_disk_is_taken_at_once() {
-        let path = scratch("room");
+        let folder = Folder::new();
+        let path = folder.path().join("room");
         let map = SharedMap::open(&path, 131_072).expect("open");
         let blocks = map.file().metadata().expect("stat").blocks();
         assert!(blocks * 512 >= 1_048_576, "{blocks} blocks of 512 bytes");
@@ -170,8 +167,9 @@ mod tests {
 
     #[test]
     fn an_empty_map_is_refused() {
+        let folder = Folder::new();
         assert_eq!(
-            SharedMap::open(&scratch("empty"), 0).err().expect("must fail").kind(),
+            SharedMap::open(&folder.path().join("empty"), 0).err().expect("must fail").kind(),
             crate::error::Kind::Invalid
         );
     }
