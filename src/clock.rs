@@ -44,3 +44,8 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 }
+
+/// Lets time pass between two tries of something that gives no event to wait on.
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}

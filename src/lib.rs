@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod compact;
 pub mod config;
+pub mod database;
 pub mod error;
 pub mod extension;
 pub mod ffi;
@@ -15,11 +16,14 @@ pub mod fs;
 pub mod ltx;
 pub mod replica;
 pub mod restore;
+pub mod sql;
 pub mod sqlite;
 pub mod staging;
+pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod types;
+pub mod upload;
 pub mod vfs;

@@ -8,11 +8,11 @@ use std::fs::File;
 use std::io::BufWriter;
 
 use super::{Base, PageBuffer, Shape};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ltx::{Decoder, Encoder, Header, Proof, WalSpan, page_checksum};
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
-use crate::types::{Checksum, Pgno, Position, Timestamp, Txid, TxidRange};
+use crate::types::{Checksum, Pgno, Timestamp, Txid, TxidRange};
 
 /// What a group is going to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,17 +138,9 @@ pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) ->
     Ok(false)
 }
 
-/// Position that a group reaches.
-pub fn position(group: &Group) -> Position {
-    let proof = group.header.proof.expect("BUG: a planned group is proven");
-    Position { txid: group.header.range.max, checksum: proof.post }
-}
-
-/// A sealed group's own words for a mismatch with the store.
-pub fn describe(sealed: &Sealed) -> Error {
-    Error::fenced(format!(
-        "txid {} of this database ends in state {}, but the replica has another file of that name: \
-         another writer took it",
-        sealed.txid, sealed.proof.post
-    ))
+/// Whether a sealed group has another page size than the one before it in the log. `false` when that one is gone:
+/// then the group was acknowledged long ago.
+pub fn changes_page_size(log: &Log, sealed: &Sealed) -> bool {
+    let before = sealed.txid.previous().and_then(|txid| log.sealed(txid).ok());
+    before.is_some_and(|before| before.page_size != sealed.page_size)
 }

@@ -16,6 +16,7 @@
 //! Promises: a state that SQLite did not commit is never read as one; nothing blocks a writer; no lock of SQLite's
 //! is taken, but one SHARED in rollback modes after every lock-free way has failed for seconds.
 
+pub mod at_rest;
 pub mod group;
 pub mod pages;
 pub mod rollback_pages;

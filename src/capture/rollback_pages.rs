@@ -61,6 +61,9 @@ pub trait Quiet {
     fn still(&self, since: &Stillness) -> Result<bool>;
 }
 
+/// Size of the database, page numbers, and their pages one after the other.
+type Served = (Shape, Vec<Pgno>, Vec<u8>);
+
 /// Asks the next committer of this process for pages.
 #[derive(Default)]
 pub struct Handoff {
@@ -115,7 +118,7 @@ impl Handoff {
     }
 
     /// Waits for a committer, a short while at most.
-    fn ask(&self, pages: &Taken, base: Option<Shape>, wait: Duration) -> Option<(Shape, Vec<Pgno>, Vec<u8>)> {
+    fn ask(&self, pages: &Taken, base: Option<Shape>, wait: Duration) -> Option<Served> {
         let mut slot = self.slot.lock();
         if !matches!(*slot, Slot::Served { .. }) {
             *slot = Slot::Wanted { pages: pages.clone(), base };
@@ -130,7 +133,7 @@ impl Handoff {
     }
 }
 
-fn copy(files: &dyn Files, list: &Taken, base: Option<Shape>) -> Option<(Shape, Vec<Pgno>, Vec<u8>)> {
+fn copy(files: &dyn Files, list: &Taken, base: Option<Shape>) -> Option<Served> {
     let shape = file_shape(files, base.map(|b| b.page_size)).ok()??;
     let same_size = base.is_some_and(|b| b.page_size == shape.page_size);
     if list.all || !same_size {
@@ -273,17 +276,13 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    fn ask(&self, list: &Taken, buffer: Option<&PageBuffer>) -> Result<Option<(Shape, Vec<Pgno>, Vec<u8>)>> {
+    fn ask(&self, list: &Taken, buffer: Option<&PageBuffer>) -> Result<Option<Served>> {
         // What is in the buffer was read in stillness and is noted again when it changes: it stays right.
         let base = self.base.shape().filter(|b| buffer.is_none_or(|f| f.page_size() == b.page_size));
         Ok(self.handoff.ask(list, base, Duration::from_millis(1)))
     }
 
-    fn finish_served(
-        &self,
-        (shape, pages, data): (Shape, Vec<Pgno>, Vec<u8>),
-        buffer: Option<PageBuffer>,
-    ) -> Result<Collected> {
+    fn finish_served(&self, (shape, pages, data): Served, buffer: Option<PageBuffer>) -> Result<Collected> {
         let mut buffer = buffer.unwrap_or_else(|| PageBuffer::new(shape.page_size, self.folder));
         for (&pgno, page) in pages.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
             buffer.offer(pgno, page, self.base.known(pgno, shape))?;

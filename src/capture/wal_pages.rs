@@ -36,6 +36,8 @@ pub struct Reader<'a> {
     pub state: &'a State,
     pub base: Base<'a>,
     pub folder: &'a Path,
+    /// Called when every page had to be noted.
+    pub cold: &'a dyn Fn(),
 }
 
 impl Reader<'_> {
@@ -49,6 +51,9 @@ impl Reader<'_> {
             let Some(before) = self.notes.note(self.view, self.state, self.noted) else {
                 return Ok(Collected::NotNow(NotNow::Outrun));
             };
+            if before.went_cold {
+                (self.cold)();
+            }
             let mut taken = self.noted.take(pass == 0);
             let Some(at) = self.view.header().filter(|h| h.salts == before.header.salts) else { continue };
             if !self.pages_since(before.header.mx_frame, at.mx_frame, &mut taken) {

@@ -6,7 +6,7 @@
 //! At the end of the process the exiting thread's thread-locals are gone before our callback runs, and that
 //! thread may hold any lock of ours: callbacks wait with a deadline only.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, mem, ptr, thread};
@@ -52,6 +52,41 @@ extern "C" fn run_at_exit() {
         // Nobody is left to tell of a panic.
         let _ = guard::catch(callback);
     }
+}
+
+/// The one `T` of this process, made at the first use and never freed. A forked child makes its own; the one it
+/// inherited belongs to threads that it does not have.
+pub fn process_wide<T: Sync>(
+    slot: &AtomicPtr<T>,
+    generation_of: fn(&T) -> u32,
+    make: impl FnOnce(u32) -> T,
+) -> &'static T {
+    if let Some(there) = process_wide_if_there(slot, generation_of) {
+        return there;
+    }
+    let generation = fork_generation();
+    let old = slot.load(Ordering::Acquire);
+    let new = Box::into_raw(Box::new(make(generation)));
+    match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: just made, and never freed from here on.
+        Ok(_) => unsafe { &*new },
+        Err(theirs) => {
+            // SAFETY: nobody but us has seen it.
+            drop(unsafe { Box::from_raw(new) });
+            // SAFETY: only pointers made above are ever stored, and those are never freed.
+            unsafe { &*theirs }
+        }
+    }
+}
+
+/// The same, without making one.
+pub fn process_wide_if_there<T: Sync>(
+    slot: &AtomicPtr<T>,
+    generation_of: fn(&T) -> u32,
+) -> Option<&'static T> {
+    // SAFETY: null, or stored by `process_wide` and never freed.
+    let there = unsafe { slot.load(Ordering::Acquire).as_ref() }?;
+    (generation_of(there) == fork_generation()).then_some(there)
 }
 
 /// Starts a thread that a host does not notice: it takes none of the process's signals, has a small stack,

@@ -107,6 +107,22 @@ impl Connection<'_> {
         }
     }
 
+    /// Reads from a schema's database once, so that SQLite recovers and maps what lies beside its file. A
+    /// database that cannot be read stays as it is.
+    pub fn read_once(&self, schema: &str) {
+        let sql = format!("PRAGMA \"{}\".data_version", schema.replace('"', "\"\""));
+        let Ok(sql) = CString::new(sql) else { return };
+        let mut statement: *mut sys::sqlite3_stmt = ptr::null_mut();
+        // SAFETY: c3ref/prepare.html; finalized once, NULL when it could not be prepared.
+        unsafe {
+            let rc = (self.api().prepare_v2)(self.db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
+            if rc == sys::SQLITE_OK {
+                (self.api().step)(statement);
+                (self.api().finalize)(statement);
+            }
+        }
+    }
+
     /// The hooks of a schema's database; `None` for an unknown schema and for a database we do not follow.
     #[must_use]
     pub fn main_hooks(&self, schema: &str) -> Option<Arc<dyn MainHooks>> {

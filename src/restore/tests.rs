@@ -264,10 +264,12 @@ fn existing_files_are_never_touched() {
     history.check(None);
 }
 
+type Strike = Box<dyn FnOnce(&History) + Send>;
+
 /// The real replica, in which retention strikes between a listing and the first read of a file.
 struct Retention<'a> {
     history: &'a History,
-    strike: std::sync::Mutex<Option<Box<dyn FnOnce(&History) + Send>>>,
+    strike: std::sync::Mutex<Option<Strike>>,
 }
 
 impl Client for Retention<'_> {

@@ -137,7 +137,11 @@ pub fn find(regions: &impl Regions, pgno: Pgno, mx_frame: u32) -> Result<Option<
                 return Err(());
             }
             let pair = regions.word(region, 4096 + key / 2).ok_or(())?.to_ne_bytes();
-            let slot = u16::from_ne_bytes(if key % 2 == 0 { [pair[0], pair[1]] } else { [pair[2], pair[3]] });
+            let slot = u16::from_ne_bytes(if key.is_multiple_of(2) {
+                [pair[0], pair[1]]
+            } else {
+                [pair[2], pair[3]]
+            });
             if slot == 0 {
                 break;
             }
@@ -175,10 +179,10 @@ mod tests {
                 let (region, word) = place(i as u32 + 1);
                 memory.0[region][word] = pgno;
                 let slot = (word - if region == 0 { 34 } else { 0 } + 1) as u16;
-                let mut key = pgno as usize * 383 & 8191;
+                let mut key = (pgno as usize * 383) & 8191;
                 loop {
                     let mut pair = memory.0[region][4096 + key / 2].to_ne_bytes();
-                    let half = if key % 2 == 0 { 0..2 } else { 2..4 };
+                    let half = if key.is_multiple_of(2) { 0..2 } else { 2..4 };
                     if pair[half.clone()] == [0, 0] {
                         pair[half].copy_from_slice(&slot.to_ne_bytes());
                         memory.0[region][4096 + key / 2] = u32::from_ne_bytes(pair);

@@ -17,4 +17,5 @@
 pub mod checksums;
 pub mod log;
 pub mod noted;
+pub mod seed;
 pub mod state;

@@ -1,3 +1,5 @@
-//! The door of SQLite's files: what to observe, decided in safe code behind `ffi`.
+//! Safe VFS logic: what to observe, and where.
 
+pub mod main_file;
 pub mod shim;
+pub mod wal_file;

@@ -1,18 +1,101 @@
-//! What the VFS does with each open.
+//! What the VFS does with each open: pass it through, refuse it with a text, or follow it.
 
 use std::any::Any;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::main_file::MainFile;
+use super::wal_file::WalFile;
+use crate::config::{Config, Decision, OpenedAs, Settings, real_path};
+use crate::database::{Opening, ReadOnlyOpen, Runtime, ShmWal};
 use crate::ffi::hooks::{
-    ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, PendingMain, VfsHooks, WalHooks,
+    BaseVfs, ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, OpenedConnection, PendingMain,
+    VfsHooks, WalHooks,
 };
 
-/// Passes everything through.
-pub struct PassThrough;
+/// Follows what the configuration says.
+pub struct Replicating;
 
-impl VfsHooks for PassThrough {
-    fn open(&self, _: &OpenRequest<'_>) -> OpenPlan {
-        OpenPlan::PassThrough
+impl VfsHooks for Replicating {
+    fn open(&self, request: &OpenRequest<'_>) -> OpenPlan {
+        match (request.kind, request.path) {
+            (FileKind::Main, Some(path)) => open_main(request, path),
+            (FileKind::Wal, Some(path)) => match Runtime::get().find(&database_of(path)) {
+                Some(database) => OpenPlan::Wal(Arc::new(WalFile::new(database))),
+                None => OpenPlan::PassThrough,
+            },
+            _ => OpenPlan::PassThrough,
+        }
+    }
+
+    fn connection_opened(&self, opened: &OpenedConnection<'_>) -> Result<(), String> {
+        if opened.path.is_none() && opened.ours && opened.named_explicitly {
+            return Err("an in-memory database cannot be replicated: SQLite never shows it to a VFS".into());
+        }
+        Ok(())
+    }
+}
+
+/// The database that a WAL belongs to.
+fn database_of(wal: &Path) -> PathBuf {
+    let bytes = wal.as_os_str().as_bytes();
+    real_path(Path::new(std::ffi::OsStr::from_bytes(bytes.strip_suffix(b"-wal").unwrap_or(bytes))))
+}
+
+fn open_main(request: &OpenRequest<'_>, path: &Path) -> OpenPlan {
+    let opened_as = if request.named_explicitly { OpenedAs::Explicit } else { OpenedAs::Default };
+    let mut parameters = request.parameters().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
+    let runtime = Runtime::get();
+    let settings = match runtime.config.resolve(path, &mut parameters, opened_as) {
+        Ok(Decision::PassThrough) => return OpenPlan::PassThrough,
+        Ok(Decision::Unconfigured) => return OpenPlan::Refuse(Config::unconfigured(path).to_string()),
+        Ok(Decision::Replicate(settings)) => settings,
+        Err(error) => return OpenPlan::Refuse(error.to_string()),
+    };
+    if is_read_only(request, &settings.database) {
+        return OpenPlan::Main(Box::new(PendingReadOnly(settings)));
+    }
+    match runtime.prepare(*settings, request.base) {
+        Ok(opening) => OpenPlan::Main(Box::new(Pending { opening, base: request.base })),
+        Err(error) => OpenPlan::Refuse(error.to_string()),
+    }
+}
+
+/// Opened for reading only, or there is nothing else to be had.
+fn is_read_only(request: &OpenRequest<'_>, path: &Path) -> bool {
+    let immutable = request.parameter("immutable").is_some_and(|v| v != "0" && v != "no" && v != "off");
+    request.read_only || immutable || crate::fs::is_unwritable(path)
+}
+
+struct Pending {
+    opening: Opening,
+    base: BaseVfs,
+}
+
+impl PendingMain for Pending {
+    fn opened(self: Box<Self>, file: ConnectionFile) -> Result<Arc<dyn MainHooks>, String> {
+        let wal = Arc::new(ShmWal::new(file.clone()));
+        let (database, id) =
+            Runtime::get().opened(self.opening, self.base, Arc::clone(&wal)).map_err(|e| e.to_string())?;
+        Ok(Arc::new(MainFile::new(database, id, file, wal)))
+    }
+}
+
+struct PendingReadOnly(Box<Settings>);
+
+impl PendingMain for PendingReadOnly {
+    fn opened(self: Box<Self>, _: ConnectionFile) -> Result<Arc<dyn MainHooks>, String> {
+        Ok(Arc::new(ReadOnlyFile(Runtime::get().opened_read_only(&self.0))))
+    }
+}
+
+/// Nothing is watched; the status knows of it.
+struct ReadOnlyFile(ReadOnlyOpen);
+
+impl MainHooks for ReadOnlyFile {
+    fn as_any(&self) -> &dyn Any {
+        &self.0
     }
 }
 

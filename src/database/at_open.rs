@@ -1,0 +1,287 @@
+//! Who is ahead, the local database or its replica? Decided once, when a database is first opened in a host.
+//!
+//! Pure: findings in, a verdict out. The recorded position is where the local log says the history stands. "Same
+//! state" is a claim about checksums, never about numbers: a writer id in a file is information and proves nothing.
+
+use crate::config::IfMissing;
+use crate::ltx::Proof;
+use crate::staging::log::{Recorded, Sealed};
+use crate::types::{Checksum, Position, Txid};
+
+/// The database file as it is before the open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// No file, or an empty one.
+    Missing,
+    /// Its state is the recorded one plus pages that are noted; `noted`: there are such pages.
+    Known { noted: bool },
+    /// It may have been changed unseen.
+    Unknown,
+    /// There is no log of ours beside it. Its checksum, when that could be computed.
+    Unlogged(Option<Checksum>),
+}
+
+/// The end of the replica's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaHead {
+    pub txid: Txid,
+    /// `None` in files that others wrote.
+    pub proof: Option<Proof>,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    pub local: Local,
+    pub recorded: Option<Recorded>,
+    /// Sealed groups in the local log that no replica acknowledged, ascending.
+    pub unsent: Vec<Sealed>,
+    pub head: Option<ReplicaHead>,
+    /// Some position that this log remembers is in the replica's chain.
+    pub related: bool,
+    pub if_missing: IfMissing,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Txid 1 comes with the first commit; a log that is there starts over.
+    Start,
+    /// Level-0 `1-1` with all pages, created if absent.
+    StartOver,
+    /// Go on from the recorded position; `heal`: every page is noted first.
+    GoOn {
+        heal: bool,
+    },
+    /// The local file is the replica's head, and gets a log that says so.
+    Adopt,
+    /// Restore the replica into place, after sending what is unsent.
+    Restore,
+    /// The new database becomes the txid after the head, with all pages.
+    Continue,
+    /// Another writer owns the history from here on: nothing is sent, everything is kept.
+    Fence,
+    Refuse(Refusal),
+}
+
+/// Why an open is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No local file, but the replica has history.
+    Missing,
+    /// No local file, and `continue` would drop groups that were never sent.
+    MissingUnsent,
+    /// The local file is an earlier state of the replica.
+    Behind,
+    /// A copied file, a deleted log, or the replica of another database.
+    Unrelated,
+}
+
+/// Decides, first row that fits. Source: the table "At open" in `docs/at-open.md`.
+pub fn decide(f: &Findings) -> Verdict {
+    let continues = unsent_continues(f);
+    match (f.local, f.head) {
+        // Rows 1 to 3: no local file.
+        (Local::Missing, None) if f.unsent.is_empty() => Verdict::Start,
+        (Local::Missing, None) if !continues => Verdict::Start,
+        (Local::Missing, _) => match f.if_missing {
+            IfMissing::Refuse => Verdict::Refuse(Refusal::Missing),
+            IfMissing::Restore => Verdict::Restore,
+            IfMissing::Continue if continues => Verdict::Refuse(Refusal::MissingUnsent),
+            IfMissing::Continue => Verdict::Continue,
+        },
+        // Row 4: a replica without files.
+        (Local::Unlogged(_), None) => Verdict::StartOver,
+        (_, None) if continues => Verdict::GoOn { heal: f.local == Local::Unknown },
+        (_, None) => Verdict::StartOver,
+        // Rows 5 and 12 without a log of ours.
+        (Local::Unlogged(state), Some(head)) => {
+            let same = state.is_some() && state == head.proof.map(|p| p.post);
+            if same { Verdict::Adopt } else { Verdict::Refuse(Refusal::Unrelated) }
+        }
+        (local, Some(head)) => decide_logged(f, local, head, continues),
+    }
+}
+
+fn decide_logged(f: &Findings, local: Local, head: ReplicaHead, continues: bool) -> Verdict {
+    let heal = local == Local::Unknown;
+    let post = head.proof.map(|p| p.post);
+    match f.recorded {
+        // A log that never sealed anything says nothing about a replica with history.
+        None => Verdict::Refuse(Refusal::Unrelated),
+        // Rows 5 and 9: the replica ends where we do.
+        Some(r) if is_head(&r.position, head.txid, post) => Verdict::GoOn { heal },
+        // Row 6: our own groups follow the head.
+        Some(_) if continues => Verdict::GoOn { heal },
+        Some(r) if head.txid > r.position.txid && f.related && f.unsent.is_empty() => match local {
+            // Row 7: an outdated node.
+            Local::Known { noted: false } => Verdict::Refuse(Refusal::Behind),
+            // Row 10: commits that are not in the replica, and another writer won.
+            Local::Known { noted: true } => Verdict::Fence,
+            // Rows 8 and 11: which of the two needs an answer that only rolling forward can prove.
+            _ => Verdict::Refuse(Refusal::Behind),
+        },
+        Some(_) if f.related => Verdict::Fence,
+        Some(_) => Verdict::Refuse(Refusal::Unrelated),
+    }
+}
+
+fn is_head(position: &Position, txid: Txid, post: Option<Checksum>) -> bool {
+    position.txid == txid && Some(position.checksum) == post
+}
+
+/// The unsent groups follow the head without a gap, by checksum and not by number.
+fn unsent_continues(f: &Findings) -> bool {
+    let (mut txid, mut state) = match f.head {
+        None => (None, Some(Checksum::EMPTY)),
+        Some(head) => (Some(head.txid), head.proof.map(|p| p.post)),
+    };
+    // Groups up to the head may be ours and acknowledged without our knowing.
+    let after = |s: &&Sealed| txid.is_none_or(|head| s.txid > head);
+    let follow: Vec<Sealed> = f.unsent.iter().filter(after).copied().collect();
+    for sealed in &follow {
+        let expected = txid.map_or(Txid::FIRST, Txid::next);
+        if sealed.txid != expected || Some(sealed.proof.pre) != state {
+            return false;
+        }
+        (txid, state) = (Some(sealed.txid), Some(sealed.proof.post));
+    }
+    !follow.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{PageSize, Timestamp};
+
+    fn sum(n: u64) -> Checksum {
+        if n == 0 { Checksum::EMPTY } else { Checksum::from_crc(n) }
+    }
+
+    fn sealed(n: u64) -> Sealed {
+        Sealed {
+            txid: Txid::new(n).unwrap(),
+            proof: Proof { pre: sum(n - 1), post: sum(n) },
+            page_size: PageSize::new(4096).unwrap(),
+            page_count: 1,
+            timestamp: Timestamp(0),
+            size: 1,
+        }
+    }
+
+    fn head(n: u64) -> Option<ReplicaHead> {
+        let proof = Some(Proof { pre: sum(n - 1), post: sum(n) });
+        Some(ReplicaHead { txid: Txid::new(n).unwrap(), proof })
+    }
+
+    fn other_head(n: u64) -> Option<ReplicaHead> {
+        let proof = Some(Proof { pre: sum(n + 99), post: sum(n + 100) });
+        Some(ReplicaHead { txid: Txid::new(n).unwrap(), proof })
+    }
+
+    fn findings(local: Local, recorded: u64, unsent: &[u64], head: Option<ReplicaHead>) -> Findings {
+        Findings {
+            local,
+            recorded: (recorded > 0).then(|| sealed(recorded).recorded()),
+            unsent: unsent.iter().map(|&n| sealed(n)).collect(),
+            head,
+            related: true,
+            if_missing: IfMissing::Refuse,
+        }
+    }
+
+    const KNOWN: Local = Local::Known { noted: false };
+    const NOTED: Local = Local::Known { noted: true };
+
+    #[test]
+    fn row_1_nothing_anywhere_starts_at_one() {
+        assert_eq!(decide(&findings(Local::Missing, 0, &[], None)), Verdict::Start);
+        assert_eq!(decide(&findings(Local::Missing, 3, &[], None)), Verdict::Start, "both were removed");
+    }
+
+    #[test]
+    fn row_2_missing_file_with_history_asks() {
+        let mut f = findings(Local::Missing, 0, &[], head(3));
+        assert_eq!(decide(&f), Verdict::Refuse(Refusal::Missing));
+        f.if_missing = IfMissing::Restore;
+        assert_eq!(decide(&f), Verdict::Restore);
+        f.if_missing = IfMissing::Continue;
+        assert_eq!(decide(&f), Verdict::Continue);
+    }
+
+    #[test]
+    fn row_3_missing_file_with_unsent_groups_never_continues() {
+        let mut f = findings(Local::Missing, 4, &[4], head(3));
+        f.if_missing = IfMissing::Continue;
+        assert_eq!(decide(&f), Verdict::Refuse(Refusal::MissingUnsent));
+        f.if_missing = IfMissing::Restore;
+        assert_eq!(decide(&f), Verdict::Restore);
+        assert_eq!(
+            decide(&findings(Local::Missing, 1, &[1], None)),
+            Verdict::Refuse(Refusal::Missing),
+            "the only copy of txid 1 is in the log"
+        );
+    }
+
+    #[test]
+    fn row_4_empty_replica_starts_over() {
+        for f in [findings(KNOWN, 3, &[], None), findings(Local::Unlogged(None), 0, &[], None)] {
+            assert_eq!(decide(&f), Verdict::StartOver);
+        }
+        assert_eq!(
+            decide(&findings(KNOWN, 2, &[1, 2], None)),
+            Verdict::GoOn { heal: false },
+            "never sent yet"
+        );
+        assert_eq!(decide(&findings(KNOWN, 3, &[3], None)), Verdict::StartOver, "1 and 2 were there once");
+    }
+
+    #[test]
+    fn row_5_same_state_goes_on() {
+        assert_eq!(decide(&findings(KNOWN, 3, &[], head(3))), Verdict::GoOn { heal: false });
+        assert_eq!(decide(&findings(NOTED, 3, &[], head(3))), Verdict::GoOn { heal: false });
+        assert_eq!(decide(&findings(Local::Unlogged(Some(sum(3))), 0, &[], head(3))), Verdict::Adopt);
+    }
+
+    #[test]
+    fn row_6_our_own_groups_follow() {
+        assert_eq!(decide(&findings(KNOWN, 5, &[4, 5], head(3))), Verdict::GoOn { heal: false });
+        assert_eq!(decide(&findings(KNOWN, 5, &[3, 4, 5], head(3))), Verdict::GoOn { heal: false });
+        assert_eq!(decide(&findings(KNOWN, 5, &[5], head(3))), Verdict::Fence, "4 is missing");
+    }
+
+    #[test]
+    fn row_7_outdated_node_is_refused_until_it_can_roll_forward() {
+        assert_eq!(decide(&findings(KNOWN, 2, &[], head(3))), Verdict::Refuse(Refusal::Behind));
+    }
+
+    #[test]
+    fn row_8_unknown_state_behind_the_replica_is_refused_until_it_can_roll_forward() {
+        assert_eq!(decide(&findings(Local::Unknown, 2, &[], head(3))), Verdict::Refuse(Refusal::Behind));
+    }
+
+    #[test]
+    fn row_9_changed_while_away_heals() {
+        assert_eq!(decide(&findings(Local::Unknown, 3, &[], head(3))), Verdict::GoOn { heal: true });
+        assert_eq!(decide(&findings(Local::Unknown, 4, &[4], head(3))), Verdict::GoOn { heal: true });
+    }
+
+    #[test]
+    fn row_10_another_writer_won() {
+        assert_eq!(decide(&findings(KNOWN, 4, &[4], other_head(4))), Verdict::Fence);
+        assert_eq!(decide(&findings(NOTED, 3, &[], head(4))), Verdict::Fence);
+    }
+
+    #[test]
+    fn row_12_unrelated_is_refused() {
+        let mut f = findings(KNOWN, 3, &[], other_head(7));
+        f.related = false;
+        assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated));
+        for state in [None, Some(sum(2))] {
+            let f = findings(Local::Unlogged(state), 0, &[], head(3));
+            assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated));
+        }
+        let f = findings(Local::Unlogged(None), 0, &[], Some(ReplicaHead { txid: Txid::FIRST, proof: None }));
+        assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated), "an unproven head proves nothing");
+    }
+}

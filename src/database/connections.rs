@@ -1,0 +1,137 @@
+//! The connections of this process to one database: what they have mapped, and what they hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::followed::Database;
+use super::shm_wal::ShmWal;
+use crate::types::Txid;
+
+/// Names a connection's main file for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId(u64);
+
+/// One connection's hold on its database: what the SQL functions find behind a schema.
+pub struct Connected {
+    pub db: Arc<Database>,
+    pub id: ConnectionId,
+    /// Number of the group that holds this connection's last commit, at the latest; 0: no commit yet.
+    txid: AtomicU64,
+}
+
+impl Connected {
+    pub fn new(db: Arc<Database>, id: ConnectionId) -> Connected {
+        Connected { db, id, txid: AtomicU64::new(0) }
+    }
+
+    /// This connection has committed; call it after the commit is published.
+    pub fn committed(&self) {
+        self.txid.store(self.db.state.open_txid().map_or(1, Txid::get), Ordering::SeqCst);
+        self.db.committed();
+    }
+
+    /// Txid of the first group that holds this connection's last commit.
+    pub fn txid(&self) -> Option<Txid> {
+        let newest = self.db.txid();
+        match Txid::new(self.txid.load(Ordering::SeqCst)) {
+            Some(own) => newest.map(|newest| own.min(newest)),
+            None => newest,
+        }
+    }
+}
+
+struct Entry {
+    id: ConnectionId,
+    wal: Arc<ShmWal>,
+    /// EXCLUSIVE is held.
+    exclusive: bool,
+    /// The database file was written since the last commit.
+    writing: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    entries: Vec<Entry>,
+    /// WAL files open in this process.
+    wal_files: usize,
+}
+
+#[derive(Default)]
+pub struct Connections {
+    // Guards the table; never held across I/O.
+    inner: Mutex<Inner>,
+}
+
+impl Connections {
+    pub fn add(&self, wal: Arc<ShmWal>) -> ConnectionId {
+        let mut inner = self.inner.lock();
+        inner.next += 1;
+        let id = ConnectionId(inner.next);
+        inner.entries.push(Entry { id, wal, exclusive: false, writing: false });
+        id
+    }
+
+    /// `true`: that was the last one.
+    pub fn remove(&self, id: ConnectionId) -> bool {
+        let mut inner = self.inner.lock();
+        inner.entries.retain(|e| e.id != id);
+        inner.entries.is_empty()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.inner.lock().entries.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.inner.lock().entries.len()
+    }
+
+    /// A connection that has shared memory mapped, if any.
+    pub fn mapped(&self) -> Option<Arc<ShmWal>> {
+        let candidates: Vec<_> = self.inner.lock().entries.iter().map(|e| Arc::clone(&e.wal)).collect();
+        candidates.into_iter().find(|wal| wal.is_mapped())
+    }
+
+    /// Connections that have shared memory mapped.
+    pub fn mapped_count(&self) -> usize {
+        let candidates: Vec<_> = self.inner.lock().entries.iter().map(|e| Arc::clone(&e.wal)).collect();
+        candidates.iter().filter(|wal| wal.is_mapped()).count()
+    }
+
+    pub fn wal_opened(&self) {
+        self.inner.lock().wal_files += 1;
+    }
+
+    /// `true`: no WAL is open any more.
+    pub fn wal_closed(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.wal_files = inner.wal_files.saturating_sub(1);
+        inner.wal_files == 0
+    }
+
+    pub fn has_wal(&self) -> bool {
+        self.inner.lock().wal_files > 0
+    }
+
+    pub fn set_exclusive(&self, id: ConnectionId, exclusive: bool) {
+        self.with(id, |e| e.exclusive = exclusive);
+    }
+
+    pub fn set_writing(&self, id: ConnectionId, writing: bool) {
+        self.with(id, |e| e.writing = writing);
+    }
+
+    /// Some connection of ours holds EXCLUSIVE: `Some(true)` while it is in the middle of writing.
+    pub fn exclusive(&self) -> Option<bool> {
+        self.inner.lock().entries.iter().find(|e| e.exclusive).map(|e| e.writing)
+    }
+
+    fn with(&self, id: ConnectionId, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.inner.lock().entries.iter_mut().find(|e| e.id == id) {
+            change(entry);
+        }
+    }
+}

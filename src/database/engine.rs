@@ -1,0 +1,378 @@
+//! What the worker does with one database: one cycle of collect, seal, upload, acknowledge.
+//!
+//! Runs under the capture lock of the local log, so that of several processes one works at a time; whoever takes the
+//! lock reads the position from the newest file of the log. Nothing is sealed while the home replica lacks a sealed
+//! group: offline, the noted set is the one open group, and it grows without costing memory or disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::followed::Database;
+use super::live::{LiveFiles, LiveQuiet, beside};
+use crate::capture::rollback_pages;
+use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, group, wal_pages};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::fs::LockFile;
+use crate::replica::FileReplica;
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::{Recorded, Sealed};
+use crate::types::Txid;
+use crate::upload::{Head, Outcome, Uploader};
+
+/// Pause before the next attempt when a transaction or another process was in the way.
+const SOON: Duration = Duration::from_millis(2);
+/// Cycles without stillness in a rollback mode after which one reading holds SHARED.
+const BUSY_CYCLES_MAX: u32 = 20;
+/// Groups sealed in one cycle before the capture lock is given to another process.
+const GROUPS_MAX: u32 = 4;
+
+/// What a cycle came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cycle {
+    /// Everything that was committed when it began is in the home replica.
+    Done,
+    /// Something is left.
+    Later(Duration),
+}
+
+/// One replica as the engine sees it.
+pub struct Replica {
+    pub url: String,
+    /// `None`: not reached yet, or its history is not ours.
+    pub uploader: Option<Uploader>,
+}
+
+pub struct Engine {
+    /// `None` once the database is closed.
+    pub lock: Option<LockFile>,
+    pub checksums: PageChecksums,
+    pub live: LiveFiles,
+    pub recorded: Option<Recorded>,
+    pub replicas: Vec<Replica>,
+    pub busy: u32,
+    /// A group that starts from nothing in the middle of the history, and whose snapshot is not stored yet.
+    pub whole: Option<Txid>,
+}
+
+impl Engine {
+    /// One cycle. Call it on one thread at a time.
+    ///
+    /// # Errors
+    /// A fault of the disk or the store: try again after a pause.
+    pub fn cycle(&mut self, db: &Arc<Database>) -> Result<Cycle> {
+        if self.live.base().has_moved() {
+            db.end(
+                Phase::Refused,
+                "the database file was renamed, replaced or deleted while it was open; reopen it to go on",
+            );
+            return Ok(Cycle::Done);
+        }
+        let Some(lock) = &self.lock else { return Ok(Cycle::Done) };
+        if !lock.try_exclusive()? {
+            return Ok(Cycle::Later(SOON));
+        }
+        let outcome = self.work(db);
+        if let Some(lock) = &self.lock {
+            lock.unlock()?;
+        }
+        outcome
+    }
+
+    fn work(&mut self, db: &Arc<Database>) -> Result<Cycle> {
+        self.refresh(db)?;
+        for _ in 0..GROUPS_MAX {
+            let ticket = db.tickets.newest();
+            self.send(db)?;
+            if db.phase() == Phase::Fenced {
+                return Ok(Cycle::Done);
+            }
+            let next = self.recorded.map_or(Txid::FIRST, |r| r.position.txid.next());
+            // Before the wal-index is read: who commits after this reads the number of the group after this one.
+            db.state.set_open_txid(next.next());
+            let collected = self.collect(db);
+            let sealed = match collected {
+                Ok(Collected::Pages(buffer, shape)) => self.seal(db, &buffer, shape),
+                Ok(Collected::Nothing) => Ok(None),
+                Ok(Collected::NotNow(why)) => {
+                    db.state.set_open_txid(next);
+                    return Ok(self.not_now(db, &why, ticket));
+                }
+                Err(error) => Err(error),
+            };
+            let Some(sealed) = sealed.inspect_err(|_| db.state.set_open_txid(next))? else {
+                db.state.set_open_txid(next);
+                db.noted.settle();
+                db.healed();
+                db.tickets.serve(ticket);
+                return Ok(Cycle::Done);
+            };
+            self.busy = 0;
+            db.noted.settle();
+            db.healed();
+            db.state.push_position(sealed.recorded().position);
+            self.recorded = Some(sealed.recorded());
+            self.send(db)?;
+            if db.phase() == Phase::Fenced {
+                return Ok(Cycle::Done);
+            }
+            db.tickets.serve(ticket);
+            if !db.noted.has_open() {
+                return Ok(Cycle::Done);
+            }
+            if !db.tickets.is_wanted() && !db.settings.interval.is_zero() {
+                return Ok(Cycle::Later(db.settings.interval));
+            }
+        }
+        Ok(Cycle::Later(SOON))
+    }
+
+    fn not_now(&mut self, db: &Database, why: &NotNow, ticket: u64) -> Cycle {
+        match why {
+            NotNow::Empty => {
+                db.tickets.serve(ticket);
+                Cycle::Done
+            }
+            NotNow::Busy => {
+                self.busy += 1;
+                Cycle::Later(SOON)
+            }
+            NotNow::Outrun => Cycle::Later(SOON),
+            NotNow::NoView => {
+                Cycle::Later(if db.connections.is_empty() { Duration::from_secs(1) } else { SOON })
+            }
+        }
+    }
+
+    /// Another process may have sealed and sent meanwhile.
+    fn refresh(&mut self, db: &Database) -> Result<()> {
+        let next = self.recorded.map_or(Txid::FIRST, |r| r.position.txid.next());
+        if db.log.path_of(next).exists() {
+            self.recorded = db.log.recorded()?;
+            if let Some(recorded) = &self.recorded
+                && !group::reapply(&db.log, &mut self.checksums, recorded)?
+            {
+                db.noted.note_all();
+            }
+        }
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
+            if let Some(uploader) = &mut replica.uploader {
+                uploader.follow(db.state.acknowledged(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self, db: &Database) -> Result<Collected> {
+        let base = Base { recorded: self.recorded, checksums: &self.checksums };
+        self.live.refresh_wal()?;
+        let shm = db.connections.mapped();
+        let owned = db.connections.has_wal() && db.connections.exclusive().is_some();
+        if shm.is_some() || owned {
+            if shm.is_none() {
+                db.refresh_exclusive(&self.live, None)?;
+            }
+            let reader = wal_pages::Reader {
+                view: shm.as_deref().map_or(&db.exclusive_wal as &dyn crate::capture::WalView, |s| s),
+                files: &self.live,
+                notes: &db.notes,
+                noted: &db.noted,
+                state: &db.state,
+                base,
+                folder: db.log.folder(),
+                cold: &|| db.went_cold("a program without the extension changed the WAL"),
+            };
+            return reader.collect();
+        }
+        let wal = std::fs::metadata(beside(&db.path, "-wal")).map_or(0, |m| m.len());
+        if db.connections.has_wal() || wal > 0 {
+            return Ok(Collected::NotNow(NotNow::NoView));
+        }
+        self.collect_rollback(db)
+    }
+
+    fn collect_rollback(&self, db: &Database) -> Result<Collected> {
+        let held = self.busy >= BUSY_CYCLES_MAX && self.live.base().lock(1)?;
+        if held {
+            db.notices().event("the database was never still; one scan held a read lock");
+        }
+        let quiet = LiveQuiet {
+            path: &db.path,
+            files: &self.live,
+            connections: &db.connections,
+            writes: &db.writes,
+            held,
+        };
+        let reader = rollback_pages::Reader {
+            files: &self.live,
+            quiet: &quiet,
+            handoff: &db.handoff,
+            noted: &db.noted,
+            state: &db.state,
+            base: Base { recorded: self.recorded, checksums: &self.checksums },
+            folder: db.log.folder(),
+        };
+        let outcome = reader.collect();
+        if held {
+            self.live.base().unlock(0)?;
+        }
+        let (collected, foreign) = outcome?;
+        if foreign.0 {
+            db.went_cold("a program without the extension committed");
+        }
+        Ok(collected)
+    }
+
+    fn seal(&mut self, db: &Database, buffer: &PageBuffer, shape: Shape) -> Result<Option<Sealed>> {
+        let base = Base { recorded: self.recorded, checksums: &self.checksums };
+        let Some(plan) = group::plan(&base, buffer, shape, db.state.writer(), clock::now()) else {
+            return Ok(None);
+        };
+        let sealed = group::seal(&db.log, &mut self.checksums, &plan, buffer)?;
+        if plan.whole && sealed.txid > Txid::FIRST {
+            self.whole = Some(sealed.txid);
+        }
+        db.set_page_size(shape.page_size);
+        Ok(Some(sealed))
+    }
+
+    /// Sends what is sealed: to the home replica in order, then to the copies; and forgets what all have.
+    fn send(&mut self, db: &Arc<Database>) -> Result<()> {
+        let txids = db.log.txids()?;
+        let acknowledged = db.state.acknowledged(0);
+        for &txid in txids.iter().filter(|&&t| acknowledged.is_none_or(|a| t > a)) {
+            if !self.send_home(db, txid)? {
+                return Ok(());
+            }
+        }
+        db.home_succeeded();
+        for index in 1..self.replicas.len() {
+            if let Err(error) = self.send_copy(db, index) {
+                db.copy_failed(index, &error);
+            }
+        }
+        self.forget(db, &txids)
+    }
+
+    fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
+        let sealed = db.log.sealed(txid)?;
+        let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
+        match home.put(&db.log, &sealed)? {
+            Outcome::Acknowledged => {
+                db.state.set_acknowledged(0, Some(txid));
+                self.snapshot_after_whole(db, &sealed)?;
+                Ok(true)
+            }
+            Outcome::Fenced(text) => {
+                db.end(Phase::Fenced, &text);
+                Ok(false)
+            }
+            Outcome::Emptied => {
+                self.start_over(db)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// A group that starts from nothing (another page size, a lost base) needs a snapshot of its own: no merge
+    /// may span it.
+    fn snapshot_after_whole(&mut self, db: &Database, sealed: &Sealed) -> Result<()> {
+        if self.whole != Some(sealed.txid) {
+            return Ok(());
+        }
+        let home =
+            self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open").client();
+        match crate::compact::snapshot_to(home, home, sealed.txid, db.log.folder()) {
+            Err(error) if error.kind() != Kind::Exists => Err(error),
+            _ => {
+                self.whole = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Somebody emptied the home replica: numbering starts over with all pages.
+    fn start_over(&mut self, db: &Database) -> Result<()> {
+        let old = self.recorded.map(|r| r.position.to_string()).unwrap_or_default();
+        db.log.reset()?;
+        self.checksums.clear();
+        self.recorded = None;
+        db.noted.note_all();
+        for index in 0..self.replicas.len() {
+            db.state.set_acknowledged(index, None);
+        }
+        let url = self.replicas[0].url.clone();
+        self.replicas[0].uploader = Some(Uploader::new(Box::new(FileReplica::open_or_create(&url)?), None));
+        db.went_cold(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
+        Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
+    }
+
+    fn send_copy(&mut self, db: &Database, index: usize) -> Result<()> {
+        let Some(home) = db.state.acknowledged(0) else { return Ok(()) };
+        let url = self.replicas[index].url.clone();
+        if self.replicas[index].uploader.is_none() {
+            let client = FileReplica::open_or_create(&url)?;
+            let head = Head::of(&client)?;
+            check_copy(db, self.recorded.as_ref(), head.as_ref(), &url)?;
+            db.state.set_acknowledged(index, head.as_ref().map(Head::txid));
+            self.replicas[index].uploader = Some(Uploader::new(Box::new(client), head.map(|h| h.file)));
+        }
+        let (homes, copies) = self.replicas.split_at_mut(index);
+        let (home_client, copy) = (&homes[0].uploader, &mut copies[0].uploader);
+        let (Some(home_client), Some(copy)) = (home_client.as_ref(), copy.as_mut()) else { return Ok(()) };
+        while db.state.acknowledged(index).is_none_or(|a| a < home) {
+            let next = db.state.acknowledged(index).map_or(Txid::FIRST, Txid::next);
+            if !db.log.path_of(next).exists() {
+                let snapshot =
+                    crate::compact::snapshot_to(home_client.client(), copy.client(), home, db.log.folder())?;
+                copy.found(snapshot);
+                db.state.set_acknowledged(index, Some(home));
+                break;
+            }
+            match copy.put(&db.log, &db.log.sealed(next)?)? {
+                Outcome::Acknowledged => db.state.set_acknowledged(index, Some(next)),
+                Outcome::Fenced(text) => return Err(Error::fenced(text)),
+                Outcome::Emptied => {
+                    self.replicas[index].uploader = None;
+                    db.state.set_acknowledged(index, None);
+                    return Err(Error::busy(format!("{url} was emptied; starting it over")));
+                }
+            }
+        }
+        db.copy_succeeded(index);
+        Ok(())
+    }
+
+    /// Removes sealed groups that every replica has, and, when the log is full, those that only copies lack.
+    /// The newest one stays.
+    fn forget(&self, db: &Database, txids: &[Txid]) -> Result<()> {
+        let Some((_, older)) = txids.split_last() else { return Ok(()) };
+        let everywhere = (0..self.replicas.len()).map(|i| db.state.acknowledged(i)).min().flatten();
+        let full = db.log.size()? > db.settings.log_bytes_max;
+        let home = db.state.acknowledged(0);
+        for &txid in older {
+            if everywhere.is_some_and(|a| txid <= a) || (full && home.is_some_and(|a| txid <= a)) {
+                db.log.forget(txid)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A copy may be empty, or hold a state that this database was in.
+fn check_copy(db: &Database, recorded: Option<&Recorded>, head: Option<&Head>, url: &str) -> Result<()> {
+    let Some(head) = head else { return Ok(()) };
+    let post = head.header.proof.map(|p| p.post);
+    let known = |txid: Txid| {
+        let ring = db.state.positions().find(|p| p.txid == txid).map(|p| p.checksum);
+        ring.or(recorded.filter(|r| r.position.txid == txid).map(|r| r.position.checksum))
+    };
+    if post.is_some() && known(head.txid()) == post {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{url} ends at txid {} in a state that this database never had: it is a copy of another one, or older than \
+         what the local log remembers; empty it or choose another folder",
+        head.txid()
+    )))
+}

@@ -1,0 +1,403 @@
+//! One database file that this process follows.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::connections::Connections;
+use super::engine::{Cycle, Engine};
+use super::exclusive_wal::ExclusiveWal;
+use super::live::{LiveFiles, beside};
+use super::runtime::Runtime;
+use super::sync::Tickets;
+use crate::capture::rollback_pages::Handoff;
+use crate::capture::{Files, Phase, WalNotes};
+use crate::clock::{self, Deadline};
+use crate::config::{Claim, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::fs::{FileStat, LockFile};
+use crate::staging::log::Log;
+use crate::staging::noted::NotedSet;
+use crate::staging::state::State;
+use crate::status::Notices;
+use crate::types::{PageSize, Timestamp, Txid};
+
+/// Times that one event must be looked at again while another thread runs the engine.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// What the status table says of one replica.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    pub path: PathBuf,
+    pub replica: String,
+    pub role: &'static str,
+    pub state: &'static str,
+    pub txid: Option<Txid>,
+    pub acknowledged: Option<Txid>,
+    pub lag_ms: u64,
+    pub queued_bytes: u64,
+    pub last_error: Option<String>,
+    pub last_error_at: Option<Timestamp>,
+    pub last_event: Option<String>,
+    pub zero_salt_frames: u64,
+    pub retries: u64,
+}
+
+/// Shared by the hooks of its connections and the worker. Lives until the last connection of this process closes.
+pub struct Database {
+    pub path: PathBuf,
+    pub settings: Settings,
+    pub log: Log,
+    pub state: State,
+    pub noted: NotedSet,
+    pub notes: WalNotes,
+    pub handoff: Handoff,
+    pub connections: Connections,
+    pub exclusive_wal: ExclusiveWal,
+    pub tickets: Tickets,
+    /// Writes to the database file by this process, in rollback modes.
+    pub writes: AtomicU64,
+    // Guards the users' lock; `None` once the database is closed.
+    pub(super) users: Mutex<Option<LockFile>>,
+    // Guards everything that only one thread may do at a time; never taken on an application's thread.
+    pub(super) engine: Mutex<Engine>,
+    // Guards errors and events, of the database and home first, then of each copy.
+    notices: Mutex<Vec<Notices>>,
+    phase: Mutex<Phase>,
+    /// A run is in the worker's heap.
+    scheduled: AtomicBool,
+    /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
+    dirty_since_ms: AtomicU64,
+    page_size: AtomicU32,
+    zero_salt_frames: AtomicU64,
+    frames_written: AtomicU32,
+    /// The file at rest when it was last proven to be what we know.
+    rest: Mutex<Option<FileStat>>,
+    pub(super) _claim: Claim,
+}
+
+/// Everything that [`Database::new`] puts together.
+pub struct Parts {
+    pub settings: Settings,
+    pub log: Log,
+    pub state: State,
+    pub noted: NotedSet,
+    pub users: LockFile,
+    pub engine: Engine,
+    pub claim: Claim,
+    pub phase: Phase,
+    pub rest: Option<FileStat>,
+    pub event: Option<String>,
+    pub error: Option<String>,
+}
+
+impl Database {
+    pub fn new(parts: Parts) -> Database {
+        let mut notices = vec![Notices::default(); parts.engine.replicas.len()];
+        notices[0].last_event = parts.event;
+        if let Some(error) = parts.error {
+            notices[0].error(error);
+        }
+        let page_size = parts.engine.recorded.map_or(0, |r| r.page_size.get());
+        let database = Database {
+            path: parts.settings.database.clone(),
+            settings: parts.settings,
+            log: parts.log,
+            state: parts.state,
+            noted: parts.noted,
+            notes: WalNotes::default(),
+            handoff: Handoff::default(),
+            connections: Connections::default(),
+            exclusive_wal: ExclusiveWal::default(),
+            tickets: Tickets::default(),
+            writes: AtomicU64::new(0),
+            users: Mutex::new(Some(parts.users)),
+            engine: Mutex::new(parts.engine),
+            notices: Mutex::new(notices),
+            phase: Mutex::new(parts.phase),
+            scheduled: AtomicBool::new(false),
+            dirty_since_ms: AtomicU64::new(0),
+            page_size: AtomicU32::new(page_size),
+            zero_salt_frames: AtomicU64::new(0),
+            frames_written: AtomicU32::new(0),
+            rest: Mutex::new(parts.rest),
+            _claim: parts.claim,
+        };
+        if parts.phase == Phase::Fenced {
+            let text = database.notices().last_error.clone().unwrap_or_default();
+            database.tickets.end(&text);
+        }
+        database
+    }
+
+    // ---- for the hooks, on application threads
+
+    /// Something was committed, or may have been. Wakes nobody unless a group must be opened.
+    pub fn committed(self: &Arc<Self>) {
+        if self.dirty_since_ms.load(Ordering::Relaxed) == 0 {
+            self.dirty_since_ms.store(clock::monotonic_ms().max(1), Ordering::Relaxed);
+        }
+        if !self.scheduled.load(Ordering::Relaxed) && !self.scheduled.swap(true, Ordering::AcqRel) {
+            Runtime::get().schedule(self, Instant::now() + self.settings.interval);
+        }
+    }
+
+    /// Notes the pages that a write of `len` bytes at `offset` of the database file touches.
+    pub fn note_write(&self, offset: u64, len: usize) {
+        self.changed();
+        match self.page_size() {
+            Some(size) => {
+                let size = u64::from(size.get());
+                let (first, last) = (offset / size, (offset + len.max(1) as u64 - 1) / size);
+                for index in first..=last {
+                    match u32::try_from(index + 1).ok().and_then(crate::types::Pgno::new) {
+                        Some(pgno) => self.noted.note(pgno),
+                        None => self.noted.note_all(),
+                    }
+                }
+            }
+            None => self.noted.note_all(),
+        }
+    }
+
+    /// The database is no longer as the last close left it.
+    pub fn changed(&self) {
+        if self.state.clean().is_some() {
+            self.state.set_clean(None);
+        }
+    }
+
+    /// Reads what an EXCLUSIVE connection committed, and notes it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn refresh_exclusive(&self, live: &LiveFiles, written: Option<u32>) -> Result<()> {
+        let found = self.exclusive_wal.refresh(&|offset, buffer| live.read_wal(offset, buffer), written)?;
+        self.zero_salt_frames.fetch_add(u64::from(found.0), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The same on the connection's own thread, at its commit: the engine may be busy, so the WAL is opened anew.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn committed_exclusive(&self, written: Option<u32>) -> Result<()> {
+        let path = beside(&self.path, "-wal");
+        let file = std::fs::File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let read = |offset, buffer: &mut [u8]| super::live::read_at(&file, &path, offset, buffer);
+        let found = self.exclusive_wal.refresh(&read, written)?;
+        self.zero_salt_frames.fetch_add(u64::from(found.0), Ordering::Relaxed);
+        if self.notes.note(&self.exclusive_wal, &self.state, &self.noted).is_some_and(|n| n.went_cold) {
+            self.went_cold("the WAL was changed while nobody watched");
+        }
+        Ok(())
+    }
+
+    /// A frame was written to the WAL.
+    pub fn written(&self, frame: u32) {
+        self.frames_written.fetch_max(frame, Ordering::Relaxed);
+    }
+
+    /// The last frame written since the last commit.
+    pub fn take_written(&self) -> Option<u32> {
+        Some(self.frames_written.swap(0, Ordering::Relaxed)).filter(|&frame| frame > 0)
+    }
+
+    /// The WAL is gone, and everything in it is noted.
+    pub fn forget_cycle(&self) {
+        self.state.set_cycle(None);
+    }
+
+    /// The file stands as we know it at this moment; a first look at an empty WAL compares with it.
+    pub fn at_rest(&self) {
+        *self.rest.lock() = FileStat::of(&self.path).ok();
+    }
+
+    /// Whether the file is still as [`Database::at_rest`] saw it.
+    pub fn is_at_rest(&self) -> bool {
+        let now = FileStat::of(&self.path).ok();
+        now.is_some() && *self.rest.lock() == now
+    }
+
+    pub fn page_size(&self) -> Option<PageSize> {
+        PageSize::new(self.page_size.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_page_size(&self, size: PageSize) {
+        self.page_size.store(size.get(), Ordering::Relaxed);
+    }
+
+    // ---- for waiters and the status
+
+    /// Waits until everything committed so far is in the home replica; returns the newest txid there.
+    ///
+    /// # Errors
+    /// `Busy` with what is in the way when the time is up; `Fenced` when nothing more comes.
+    pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<Option<Txid>> {
+        let ticket = self.tickets.draw();
+        Runtime::get().schedule(self, Instant::now());
+        self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| {
+            let why = self.notices().last_error.clone().filter(|_| error.kind() == Kind::Busy);
+            match why {
+                Some(why) => Error::busy(format!("{error} after {} ms: {why}", timeout.as_millis())),
+                None if error.kind() == Kind::Busy => Error::busy(format!(
+                    "{error} after {} ms; it goes on in the background",
+                    timeout.as_millis()
+                )),
+                None => error,
+            }
+        })?;
+        Ok(self.state.acknowledged(0))
+    }
+
+    /// Txid of the first group that holds everything committed so far, sealed or still open.
+    pub fn txid(&self) -> Option<Txid> {
+        let sealed = self.log.recorded().ok().flatten().map(|r| r.position.txid);
+        let dirty = !self.noted.is_empty() || self.dirty_since_ms.load(Ordering::Relaxed) != 0;
+        if dirty { Some(sealed.map_or(Txid::FIRST, Txid::next)) } else { sealed }
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.lock()
+    }
+
+    pub fn last_error(&self) -> Option<String> {
+        self.notices
+            .lock()
+            .iter()
+            .filter(|n| n.last_error.is_some())
+            .max_by_key(|n| n.last_error_at)?
+            .last_error
+            .clone()
+    }
+
+    /// One row a replica.
+    pub fn status(&self) -> Vec<ReplicaStatus> {
+        let sealed = self.log.recorded().ok().flatten().map(|r| r.position.txid);
+        let dirty = self.dirty_since_ms.load(Ordering::Relaxed);
+        let lag_ms = if dirty == 0 { 0 } else { clock::monotonic_ms().saturating_sub(dirty) };
+        let notices = self.notices.lock();
+        let rows = self.settings.replicas.iter().zip(notices.iter()).enumerate();
+        rows.map(|(index, (url, notices))| {
+            let acknowledged = self.state.acknowledged(index);
+            ReplicaStatus {
+                path: self.path.clone(),
+                replica: url.to_string(),
+                role: if index == 0 { "home" } else { "copy" },
+                state: self.phase().name(),
+                txid: sealed,
+                acknowledged,
+                lag_ms,
+                queued_bytes: self.queued_bytes(acknowledged),
+                last_error: notices.last_error.clone(),
+                last_error_at: notices.last_error_at,
+                last_event: notices.last_event.clone(),
+                zero_salt_frames: self.zero_salt_frames.load(Ordering::Relaxed),
+                retries: notices.retries,
+            }
+        })
+        .collect()
+    }
+
+    fn queued_bytes(&self, acknowledged: Option<Txid>) -> u64 {
+        let txids = self.log.txids().unwrap_or_default();
+        let queued = txids.into_iter().filter(|&t| acknowledged.is_none_or(|a| t > a));
+        queued.map(|t| std::fs::metadata(self.log.path_of(t)).map_or(0, |m| m.len())).sum()
+    }
+
+    // ---- for the worker
+
+    /// One run of the engine. Returns the pause until the next one, if there must be one.
+    pub fn run(self: &Arc<Self>) -> Option<Duration> {
+        self.scheduled.store(false, Ordering::Release);
+        if !matches!(self.phase(), Phase::Live | Phase::Cold) {
+            return None;
+        }
+        let Some(mut engine) = self.engine.try_lock() else { return Some(AGAIN) };
+        let dirty = self.dirty_since_ms.swap(0, Ordering::AcqRel);
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.cycle(self)));
+        let outcome = caught.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map_or("a bug was caught", |s| s);
+            self.end(
+                Phase::Halted,
+                &format!("replication halted: {text}; the database itself is not affected"),
+            );
+            Ok(Cycle::Done)
+        });
+        match outcome {
+            Ok(Cycle::Done) => None,
+            other => {
+                // Older than anything that came in meanwhile.
+                self.dirty_since_ms
+                    .store(if dirty == 0 { clock::monotonic_ms().max(1) } else { dirty }, Ordering::Release);
+                self.scheduled.store(true, Ordering::Release);
+                Some(match other {
+                    Ok(Cycle::Later(pause)) => pause,
+                    Err(error) => self.notices().failed(&error),
+                    Ok(Cycle::Done) => unreachable!("handled above"),
+                })
+            }
+        }
+    }
+
+    /// A look at what programs without the extension may have committed.
+    pub fn poll(self: &Arc<Self>) {
+        if self.scheduled.load(Ordering::Relaxed) || self.connections.is_empty() {
+            return;
+        }
+        let changed = match self.connections.mapped() {
+            Some(wal) => {
+                let noted = self.notes.note(&*wal, &self.state, &self.noted);
+                noted.is_some_and(|n| n.went_cold) || !self.noted.is_empty()
+            }
+            None => !self.noted.is_empty() || !self.is_at_rest(),
+        };
+        if changed {
+            self.at_rest();
+            self.committed();
+        }
+    }
+
+    pub(super) fn notices(&self) -> parking_lot::MappedMutexGuard<'_, Notices> {
+        MutexGuard::map(self.notices.lock(), |n| &mut n[0])
+    }
+
+    pub(super) fn home_succeeded(&self) {
+        self.notices().succeeded();
+    }
+
+    pub(super) fn copy_failed(&self, index: usize, error: &Error) {
+        let _ = self.notices.lock()[index].failed(error);
+    }
+
+    pub(super) fn copy_succeeded(&self, index: usize) {
+        self.notices.lock()[index].succeeded();
+    }
+
+    /// Every page was noted, because something may have changed unseen.
+    pub fn went_cold(&self, why: &str) {
+        let mut phase = self.phase.lock();
+        if *phase == Phase::Live {
+            *phase = Phase::Cold;
+        }
+        drop(phase);
+        self.notices().event(format!("healing by difference: {why}"));
+    }
+
+    pub(super) fn healed(&self) {
+        let mut phase = self.phase.lock();
+        if *phase == Phase::Cold {
+            *phase = Phase::Live;
+        }
+    }
+
+    /// One of the three ends. The application goes on; nothing more is captured.
+    pub fn end(&self, phase: Phase, why: &str) {
+        *self.phase.lock() = phase;
+        self.notices().error(why);
+        self.tickets.end(why);
+    }
+}

@@ -1,0 +1,170 @@
+//! Reads of the live files of a database, beside SQLite.
+//!
+//! The database file is read through the base VFS only, on a handle of our own that lives as long as the database is
+//! open in this process: closing any other descriptor of it would drop SQLite's POSIX locks. The WAL may be opened
+//! freely.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::connections::Connections;
+use crate::capture::Files;
+use crate::capture::rollback_pages::{Quiet, Stillness};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::ffi::hooks::BaseFile;
+use crate::fs::FileStat;
+
+/// The kernel stamps files with a clock that ticks every 1 to 10 ms: two changes within one tick look like one. A
+/// file whose change time is older than this shows every further change.
+const TICK: Duration = Duration::from_millis(12);
+
+/// The path of a file that SQLite keeps beside a database.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The handles for reading.
+pub struct LiveFiles {
+    base: BaseFile,
+    wal_path: PathBuf,
+    // Guards the descriptor and the inode it was opened at.
+    wal: Mutex<Option<(File, u64)>>,
+}
+
+impl LiveFiles {
+    pub fn new(base: BaseFile, database: &Path) -> LiveFiles {
+        LiveFiles { base, wal_path: beside(database, "-wal"), wal: Mutex::new(None) }
+    }
+
+    pub fn base(&self) -> &BaseFile {
+        &self.base
+    }
+
+    /// Looks whether the WAL was replaced; call it before a series of reads.
+    pub fn refresh_wal(&self) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let mut wal = self.wal.lock();
+        let inode = match std::fs::metadata(&self.wal_path) {
+            Ok(metadata) => metadata.ino(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                *wal = None;
+                return Ok(());
+            }
+            Err(e) => return Err(Error::io("look at", &self.wal_path, e)),
+        };
+        if wal.as_ref().is_none_or(|&(_, open)| open != inode) {
+            let file = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
+            *wal = Some((file, inode));
+        }
+        Ok(())
+    }
+}
+
+/// Reads as much as there is.
+pub fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("read", path, e)),
+        }
+    }
+    Ok(done)
+}
+
+impl Files for LiveFiles {
+    fn read_database(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.base.read(offset, buffer)
+    }
+
+    fn database_size(&self) -> Result<u64> {
+        self.base.size()
+    }
+
+    fn read_wal(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        match &*self.wal.lock() {
+            Some((file, _)) => read_at(file, &self.wal_path, offset, buffer),
+            None => Ok(0),
+        }
+    }
+}
+
+/// Tells when a database in a rollback mode stands still.
+pub struct LiveQuiet<'a> {
+    pub path: &'a Path,
+    pub files: &'a LiveFiles,
+    pub connections: &'a Connections,
+    /// Writes to the database file by this process.
+    pub writes: &'a AtomicU64,
+    /// We hold SHARED: nobody can commit.
+    pub held: bool,
+}
+
+impl LiveQuiet<'_> {
+    fn look(&self) -> Result<Stillness> {
+        // The counter first: a write that falls between the two shows in the second look.
+        let writes = self.writes.load(Ordering::SeqCst);
+        Ok(Stillness { stat: FileStat::of(self.path)?, writes })
+    }
+
+    /// A transaction is open, in this process or another.
+    fn is_open(&self) -> Result<bool> {
+        match self.connections.exclusive() {
+            // Our own connection keeps everybody else out: only what it is doing counts.
+            Some(writing) => Ok(writing),
+            None => self.files.base.check_reserved(),
+        }
+    }
+
+    fn is_fresh(&self, stat: &FileStat) -> bool {
+        let age = clock::coarse_now_ns() - i128::from(stat.changed_ns);
+        self.connections.exclusive().is_none() && age < TICK.as_nanos() as i128
+    }
+
+    /// A journal that the next reader would play back.
+    fn journal_is_hot(&self) -> Result<bool> {
+        let path = beside(self.path, "-journal");
+        let mut magic = [0; 8];
+        match File::open(&path) {
+            Ok(file) => Ok(read_at(&file, &path, 0, &mut magic)? == magic.len() && magic != [0; 8]),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io("open", &path, e)),
+        }
+    }
+}
+
+impl Quiet for LiveQuiet<'_> {
+    fn quiet(&self) -> Result<Option<Stillness>> {
+        let at = self.look()?;
+        if self.held {
+            return Ok(Some(at));
+        }
+        // In EXCLUSIVE mode the journal of a committed transaction may still be there; the owner knows better.
+        let owned = self.connections.exclusive().is_some();
+        if self.is_open()? || self.is_fresh(&at.stat) || (!owned && self.journal_is_hot()?) {
+            return Ok(None);
+        }
+        Ok(if self.look()? == at { Some(at) } else { None })
+    }
+
+    fn still(&self, since: &Stillness) -> Result<bool> {
+        if self.held {
+            return Ok(true);
+        }
+        match self.look() {
+            Ok(now) => Ok(now == *since && !self.is_open()?),
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! One object for each database file that this process follows, and the threads that serve them all.
+//!
+//! ```text
+//! vfs::shim --connect--> Runtime (registry, worker) --> Database --- noted, state, notes, handoff   (shared with hooks)
+//!                                                           |
+//!              worker thread: Database::run --> Engine (behind one lock): collect, seal, upload, acknowledge
+//! ```
+//!
+//! No format and no loop over pages lives here: when one is wanted, an engine lacks a verb.
+
+pub mod at_open;
+mod connections;
+
+mod engine;
+mod exclusive_wal;
+mod followed;
+mod live;
+mod prepare;
+mod runtime;
+mod shm_wal;
+mod sync;
+mod worker;
+
+pub use connections::{Connected, ConnectionId};
+pub use followed::{Database, ReplicaStatus};
+pub use prepare::Opening;
+pub use runtime::{ReadOnlyOpen, Runtime, flush};
+pub use shm_wal::ShmWal;

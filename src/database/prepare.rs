@@ -1,0 +1,488 @@
+//! The first open of a database in this host: what is found, what is decided, and what is done before SQLite sees it.
+//!
+//! ```text
+//! prepare   claim places, reach the home replica, lock the log, look at file, log and replica, decide   (xOpen, before the base)
+//! finish    take the handles for reading, put the log in order, make the Database                       (base xOpen done)
+//! ```
+//!
+//! Another process that has the database open has decided already: then the log is only joined.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::at_open::{Findings, Local, Refusal, ReplicaHead, Verdict, decide};
+use super::engine::{Engine, Replica};
+use super::followed::{Database, Parts};
+use super::live::{LiveFiles, beside};
+use crate::capture::at_rest::{self, AtRest};
+use crate::capture::{Phase, group};
+use crate::catalog::Target;
+use crate::clock::{self, Deadline};
+use crate::config::{Claim, Settings};
+use crate::error::{Error, Result};
+use crate::ffi::hooks::BaseVfs;
+use crate::fs::{FileStat, LockFile, boot_id};
+use crate::replica::{Client, FileReplica, list_all};
+use crate::restore;
+use crate::sqlite::{header, wal, wal_index::Salts};
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::{Log, Recorded, Sealed};
+use crate::staging::noted::NotedSet;
+use crate::staging::state::State;
+use crate::types::{Checksum, Pgno, Position, Txid};
+use crate::upload::{Head, Uploader, header_of};
+
+/// Files of the replica whose headers are read to find out whether its history is ours.
+const RELATED_FILES_MAX: usize = 64;
+
+/// What an open found.
+pub enum Opening {
+    First(Box<Prepared>),
+    /// This process has the database open already.
+    Again(std::sync::Arc<Database>),
+}
+
+/// Decided; the file is not open yet.
+pub struct Prepared {
+    settings: Settings,
+    claim: Claim,
+    log: Log,
+    users: LockFile,
+    home: FileReplica,
+    head: Option<Head>,
+    /// `None`: another process has it open, and decided.
+    verdict: Option<Verdict>,
+    found: Option<AtRest>,
+    restored: Option<restore::Restored>,
+}
+
+/// Decides over the open.
+///
+/// # Errors
+/// Every reason to refuse it, with file, finding and remedy.
+pub fn prepare(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepared> {
+    let home = FileReplica::open_or_create(&settings.replicas[0].to_string())
+        .map_err(|e| e.while_doing("replica"))?;
+    let fresh = !Log::exists(&settings.log);
+    let log = Log::open(&settings.log).map_err(|e| e.while_doing("replica_log"))?;
+    prepare_in(settings, base, claim, home, log).map_err(|(error, log)| {
+        if fresh {
+            // Nothing was decided: leave nothing behind.
+            let _ = std::fs::remove_dir_all(log);
+        }
+        error
+    })
+}
+
+fn prepare_in(
+    settings: Settings,
+    base: BaseVfs,
+    claim: Claim,
+    home: FileReplica,
+    log: Log,
+) -> std::result::Result<Prepared, (Error, PathBuf)> {
+    let folder = log.folder().to_owned();
+    let inner = || -> Result<Prepared> {
+        let users = log.users()?;
+        if !lock_users(&users, settings.open_timeout)? {
+            let head = Head::of(&home)?;
+            let (verdict, found, restored) = (None, None, None);
+            return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored });
+        }
+        let head = Head::of(&home)?;
+        let state = State::open(&folder.join("state"))?;
+        let noted = NotedSet::open(&folder.join("noted"))?;
+        let recorded = log.recorded()?;
+        let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref())?;
+        let findings = Findings {
+            local,
+            recorded,
+            unsent: unsent(&log, &state)?,
+            related: is_related(&home, head.as_ref(), &state, recorded.as_ref())?,
+            head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
+            if_missing: settings.if_missing,
+        };
+        let verdict = decide(&findings);
+        let mut prepared = Prepared {
+            settings,
+            claim,
+            log,
+            users,
+            home,
+            head,
+            verdict: Some(verdict),
+            found,
+            restored: None,
+        };
+        match verdict {
+            Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
+            Verdict::Restore => prepared.restore(&findings.unsent).map(|()| prepared),
+            _ => Ok(prepared),
+        }
+    };
+    inner().map_err(|error| (error, folder.clone()))
+}
+
+/// Takes the users' lock: alone (`true`), or with a process that is there already.
+fn lock_users(users: &LockFile, timeout: Duration) -> Result<bool> {
+    let deadline = Deadline::after(timeout.max(Duration::from_millis(100)));
+    loop {
+        if users.try_exclusive()? {
+            return Ok(true);
+        }
+        if users.try_shared()? {
+            return Ok(false);
+        }
+        if deadline.passed() {
+            return Err(Error::busy("another process is opening or closing this database; try again"));
+        }
+        clock::pause(Duration::from_millis(2));
+    }
+}
+
+/// What the local file is, and, without a log of ours, its whole state.
+fn look_at(
+    path: &Path,
+    base: BaseVfs,
+    state: &State,
+    noted: &NotedSet,
+    recorded: Option<&Recorded>,
+) -> Result<(Local, Option<AtRest>)> {
+    let stat = match FileStat::of(path) {
+        Ok(stat) if stat.size > 0 => stat,
+        Ok(_) => return Ok((Local::Missing, None)),
+        Err(e) if e.kind() == crate::error::Kind::NotFound => return Ok((Local::Missing, None)),
+        Err(e) => return Err(e),
+    };
+    let live = LiveFiles::new(base.open(path, true)?, path);
+    live.refresh_wal()?;
+    if recorded.is_none() {
+        let hot = File::open(beside(path, "-journal")).is_ok_and(|f| {
+            let mut magic = [0; 8];
+            f.read_exact_at(&mut magic, 0).is_ok() && magic != [0; 8]
+        });
+        let found = if hot { None } else { at_rest::read(&live)? };
+        return Ok((Local::Unlogged(found.as_ref().map(|f| f.checksum)), found));
+    }
+    let known = is_known(path, &stat, &live, state)?;
+    Ok((if known { Local::Known { noted: !noted.is_empty() } } else { Local::Unknown }, None))
+}
+
+/// Whether an anchor proves that every change since the recorded position is noted.
+fn is_known(path: &Path, stat: &FileStat, live: &LiveFiles, state: &State) -> Result<bool> {
+    if state.file_id() != (stat.device, stat.inode) {
+        return Ok(false);
+    }
+    let cycle = wal_cycle(path)?;
+    if cycle.is_none() && state.clean().as_ref() == Some(stat) {
+        return Ok(true);
+    }
+    if state.boot() != boot_id()? {
+        return Ok(false);
+    }
+    if let Some(cycle) = cycle {
+        let known = state.cycle() == Some(cycle) || state.cycle_before() == Some(cycle);
+        if known {
+            state.set_cycle(Some(cycle));
+        }
+        return Ok(known);
+    }
+    // Killed in a rollback mode: page 1 is as we left it, before or after the transaction that was under way.
+    use crate::capture::Files;
+    let mut bytes = [0; 100];
+    if state.cycle().is_some() || live.read_database(0, &mut bytes)? < bytes.len() {
+        return Ok(false);
+    }
+    let in_wal_mode = header::parse(&bytes).is_some_and(|h| h.wal);
+    let tag: Option<[u8; header::TAG_LEN]> =
+        bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into().ok();
+    let tag = tag.map_or(0, |t| header::change_tag(&t));
+    Ok(!in_wal_mode && tag != 0 && (tag == state.tag() || tag == state.tag_written()))
+}
+
+/// The cycle of a WAL that is not empty.
+fn wal_cycle(database: &Path) -> Result<Option<Salts>> {
+    let path = beside(database, "-wal");
+    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let mut bytes = [0; wal::HEADER_LEN];
+    let there = super::live::read_at(&file, &path, 0, &mut bytes)?;
+    // A header that no recovery accepts still means that somebody wrote here.
+    Ok(if there == 0 { None } else { Some(wal::parse_header(&bytes).map_or(u64::MAX, |h| h.salts)) })
+}
+
+fn unsent(log: &Log, state: &State) -> Result<Vec<Sealed>> {
+    let acknowledged = state.acknowledged(0);
+    let txids = log.txids()?.into_iter().filter(|&t| acknowledged.is_none_or(|a| t > a));
+    txids.map(|t| log.sealed(t)).collect()
+}
+
+/// Whether a position that this log remembers is in the replica's chain.
+fn is_related(
+    home: &FileReplica,
+    head: Option<&Head>,
+    state: &State,
+    recorded: Option<&Recorded>,
+) -> Result<bool> {
+    let Some(head) = head else { return Ok(false) };
+    let mut known: std::collections::HashSet<(Txid, Checksum)> =
+        state.positions().map(|p| (p.txid, p.checksum)).collect();
+    known.extend(recorded.map(|r| (r.position.txid, r.position.checksum)));
+    if known.is_empty() {
+        return Ok(false);
+    }
+    let knows = |txid: Option<Txid>, checksum: Checksum| txid.is_some_and(|t| known.contains(&(t, checksum)));
+    if head.header.proof.is_some_and(|p| knows(Some(head.txid()), p.post)) {
+        return Ok(true);
+    }
+    let mut files = list_all(home)?;
+    files.sort_by_key(|f| std::cmp::Reverse(f.range.max));
+    for file in files.iter().take(RELATED_FILES_MAX) {
+        let Some(proof) = header_of(home, file)?.proof else { continue };
+        if knows(Some(file.range.max), proof.post) || knows(file.range.min.previous(), proof.pre) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl Prepared {
+    pub fn path(&self) -> &Path {
+        &self.settings.database
+    }
+
+    fn refusal(&self, why: Refusal, findings: &Findings) -> Error {
+        let path = self.settings.database.display();
+        let url = self.home.url();
+        let head = self.head.as_ref().map(|h| h.txid().to_string()).unwrap_or_default();
+        Error::invalid(match why {
+            Refusal::Missing if findings.head.is_none() => format!(
+                "{path} is missing or empty, but its local log {} holds groups that were never sent to {url}: set \
+                 replica_if_missing=restore to send them and rebuild the database, or remove the log to begin anew",
+                self.log.folder().display()
+            ),
+            Refusal::Missing => format!(
+                "{path} is missing or empty, but {url} has history up to txid {head}: set replica_if_missing to \
+                 restore (rebuild the database from the replica), continue (the new database becomes the next \
+                 txid) or refuse (this answer)"
+            ),
+            Refusal::MissingUnsent => format!(
+                "{path} is missing or empty, and its local log {} holds groups that were never sent: \
+                 replica_if_missing=continue would drop them; use restore",
+                self.log.folder().display()
+            ),
+            Refusal::Behind => format!(
+                "{path} is an earlier state of {url}, which goes on to txid {head}: rolling forward is not built \
+                 yet; restore into a new file instead, or move this file away and set replica_if_missing=restore"
+            ),
+            Refusal::Unrelated => format!(
+                "{url} ends at txid {head} in a state that {path} was never in: it is the replica of another \
+                 database, or this file is a copy without its local log; choose an empty replica, or restore from \
+                 this one"
+            ),
+        })
+    }
+
+    fn restore(&mut self, unsent: &[Sealed]) -> Result<()> {
+        let path = &self.settings.database;
+        let mut uploader = Uploader::new(Box::new(self.home.clone()), self.head.as_ref().map(|h| h.file));
+        for sealed in unsent.iter().filter(|s| self.head.as_ref().is_none_or(|h| s.txid > h.txid())) {
+            uploader.put(&self.log, sealed)?;
+        }
+        if FileStat::of(path).is_ok_and(|s| s.size == 0) {
+            std::fs::remove_file(path).map_err(|e| Error::io("remove the empty", path, e))?;
+        }
+        let options = restore::Options { page_checksums: true };
+        self.restored = Some(
+            restore::restore(&self.home, Target::Newest, path, options)
+                .map_err(|e| e.while_doing("replica_if_missing=restore"))?,
+        );
+        self.head = Head::of(&self.home)?;
+        Ok(())
+    }
+
+    /// Makes the database, now that SQLite has its file open.
+    ///
+    /// # Errors
+    /// As the system says; the open fails.
+    pub fn finish(mut self, base: BaseVfs) -> Result<Database> {
+        let path = self.settings.database.clone();
+        let folder = self.log.folder().to_owned();
+        let live = LiveFiles::new(base.open(&path, false)?, &path);
+        let state = State::open(&folder.join("state"))?;
+        let noted = NotedSet::open(&folder.join("noted"))?;
+        let mut checksums = PageChecksums::open(&folder.join("checksums"))?;
+        let mut phase = Phase::Live;
+        let (mut event, mut error) = (None, None);
+        if let Some(verdict) = self.verdict {
+            (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
+            let stat = FileStat::of(&path)?;
+            state.set_file_id((stat.device, stat.inode));
+            state.set_boot(boot_id()?);
+            state.set_writer(writer_id()?);
+            state.sync()?;
+            while !self.users.try_shared()? {}
+        }
+        let recorded = self.log.recorded()?;
+        let replicas =
+            self.settings.replicas.iter().map(|url| Replica { url: url.to_string(), uploader: None });
+        let mut replicas: Vec<Replica> = replicas.collect();
+        let newest = self.head.take().map(|h| h.file);
+        replicas[0].uploader = Some(Uploader::new(Box::new(self.home), newest));
+        let whole = recorded.filter(|r| r.position.txid > Txid::FIRST).map(|r| r.position.txid);
+        let whole =
+            whole.filter(|&t| self.log.sealed(t).is_ok_and(|s| group::changes_page_size(&self.log, &s)));
+        let engine = Engine {
+            lock: Some(self.log.capture_lock()?),
+            checksums,
+            live,
+            recorded,
+            replicas,
+            busy: 0,
+            whole,
+        };
+        let rest = FileStat::of(&path).ok();
+        Ok(Database::new(Parts {
+            settings: self.settings,
+            log: self.log,
+            state,
+            noted,
+            users: self.users,
+            engine,
+            claim: self.claim,
+            phase,
+            rest,
+            event,
+            error,
+        }))
+    }
+
+    /// Brings the log to where the verdict says the history stands.
+    fn apply(
+        &mut self,
+        verdict: Verdict,
+        state: &State,
+        noted: &NotedSet,
+        checksums: &mut PageChecksums,
+    ) -> Result<(Phase, Option<String>, Option<String>)> {
+        let head = self.head.as_ref().map(Head::txid);
+        let url = self.home.url().to_owned();
+        match verdict {
+            Verdict::Start | Verdict::StartOver => {
+                let event = self.log.recorded()?.map(|old| {
+                    format!(
+                        "{url} holds nothing; the history starts over at txid 1 (it stood at {})",
+                        old.position
+                    )
+                });
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                if verdict == Verdict::StartOver {
+                    noted.note_all();
+                }
+                Ok((if verdict == Verdict::StartOver { Phase::Cold } else { Phase::Live }, event, None))
+            }
+            Verdict::GoOn { heal } => {
+                state.set_acknowledged(0, head);
+                let recorded = self.log.recorded()?.expect("BUG: going on from no position");
+                let base = group::reapply(&self.log, checksums, &recorded)?;
+                if heal || !base {
+                    noted.note_all();
+                }
+                let event = heal.then(|| {
+                    "healing by difference: the database was changed while the extension was not there"
+                        .to_owned()
+                });
+                Ok((if heal || !base { Phase::Cold } else { Phase::Live }, event, None))
+            }
+            Verdict::Adopt => {
+                let found = self.found.take().expect("BUG: adopting a state that was not read");
+                self.rebase(checksums, found.shape.page_size, found.shape.page_count, found.pages)?;
+                state.set_acknowledged(0, head);
+                // What was committed after the look is found by looking at everything once.
+                noted.note_all();
+                Ok((
+                    Phase::Cold,
+                    Some(format!("the database is the head of {url}; the log starts there")),
+                    None,
+                ))
+            }
+            Verdict::Restore => {
+                let restored = self.restored.take().expect("BUG: restored without a result");
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                let pages = restored.page_checksums.unwrap_or_default();
+                let lock = restored.page_size.lock_pgno();
+                let pages = (1u32..).filter_map(Pgno::new).zip(pages).filter(|&(p, _)| p != lock);
+                self.rebase(checksums, restored.page_size, restored.page_count, pages)?;
+                state.set_acknowledged(0, head);
+                Ok((
+                    Phase::Live,
+                    Some(format!("restored from {url} at txid {}", restored.position.txid)),
+                    None,
+                ))
+            }
+            Verdict::Continue => {
+                let (page_size, page_count) = {
+                    let header = &self.head.as_ref().expect("BUG: continuing nothing").header;
+                    (header.page_size, header.page_count)
+                };
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                self.rebase(checksums, page_size, page_count, [])?;
+                checksums.clear();
+                state.set_acknowledged(0, head);
+                noted.note_all();
+                Ok((Phase::Cold, Some(format!("a new database continues {url}")), None))
+            }
+            Verdict::Fence => {
+                let text = format!(
+                    "another writer won in {url} while this database had commits that are not there; its files stay \
+                     in {}",
+                    self.log.folder().display()
+                );
+                Ok((Phase::Fenced, None, Some(text)))
+            }
+            Verdict::Refuse(_) => unreachable!("BUG: a refused open does not go on"),
+        }
+    }
+
+    /// Makes the log start at the head of the replica, with these pages as its state.
+    fn rebase(
+        &self,
+        checksums: &mut PageChecksums,
+        page_size: crate::types::PageSize,
+        page_count: u32,
+        pages: impl IntoIterator<Item = (Pgno, Checksum)>,
+    ) -> Result<()> {
+        let head = self.head.as_ref().expect("BUG: a base without a head");
+        checksums.reserve(page_count)?;
+        checksums.clear();
+        checksums.apply(page_size, page_count, pages);
+        let checksum = head.header.proof.map_or_else(|| checksums.total(), |p| p.post);
+        let position = Position { txid: head.txid(), checksum };
+        self.log.set_base(Recorded { position, page_size, page_count, timestamp: head.header.timestamp })
+    }
+}
+
+/// The state before the first group.
+fn forget(state: &State, noted: &NotedSet, checksums: &mut PageChecksums) {
+    checksums.clear();
+    let _ = noted.take(true);
+    noted.settle();
+    state.set_cycle(None);
+    state.set_tag(0);
+    state.set_tag_written(0);
+    state.set_clean(None);
+    (0..crate::staging::state::REPLICAS_MAX).for_each(|index| state.set_acknowledged(index, None));
+}
+
+/// Drawn anew at each open, so that what two lives of one database wrote can be told apart.
+fn writer_id() -> Result<u64> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 8];
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    std::io::Read::read_exact(&mut &file, &mut bytes).map_err(|e| Error::io("read", path, e))?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}

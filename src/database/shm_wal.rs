@@ -1,0 +1,101 @@
+//! The WAL as the shared wal-index shows it, through one connection's mapping.
+//!
+//! Regions are those that SQLite mapped for the connection; what another process added is mapped when it is asked
+//! for. A region is pinned for one answer only, so that the connection can close at any moment: from then on every
+//! answer is "not there".
+
+use parking_lot::Mutex;
+
+use crate::capture::WalView;
+use crate::ffi::hooks::{ConnectionFile, ShmRegion, ShmView};
+use crate::sqlite::wal_index::{self, Header, Regions};
+use crate::types::Pgno;
+
+pub struct ShmWal {
+    file: ConnectionFile,
+    // Guards the list of mapped regions.
+    regions: Mutex<Vec<Option<ShmRegion>>>,
+}
+
+impl ShmWal {
+    pub fn new(file: ConnectionFile) -> ShmWal {
+        ShmWal { file, regions: Mutex::default() }
+    }
+
+    /// SQLite mapped a region for the connection.
+    pub fn add(&self, region: u32, view: ShmRegion) {
+        let mut regions = self.regions.lock();
+        let at = region as usize;
+        if regions.len() <= at {
+            regions.resize(at + 1, None);
+        }
+        regions[at] = Some(view);
+    }
+
+    pub fn is_mapped(&self) -> bool {
+        self.region(0).is_some_and(|r| r.pin().is_some())
+    }
+
+    fn region(&self, at: usize) -> Option<ShmRegion> {
+        if let Some(Some(region)) = self.regions.lock().get(at) {
+            return Some(region.clone());
+        }
+        let region = self.file.shm_map(at as u32)?;
+        self.add(at as u32, region.clone());
+        Some(region)
+    }
+
+    /// Salts and last frame as they are this moment, unchecked: cheap enough for every commit.
+    pub fn glance(&self) -> Option<(u32, u32, u32)> {
+        let region = self.region(0)?;
+        let view = region.pin()?;
+        Some((view.load(8), view.load(9), view.load(4)))
+    }
+}
+
+/// Some regions, pinned.
+struct Pins<'a>(Vec<Option<ShmView<'a>>>);
+
+impl Regions for Pins<'_> {
+    fn word(&self, region: usize, word: usize) -> Option<u32> {
+        self.0.get(region)?.as_ref().map(|view| view.load(word))
+    }
+
+    fn fence(&self) {
+        if let Some(Some(view)) = self.0.first() {
+            view.fence();
+        }
+    }
+}
+
+impl WalView for ShmWal {
+    fn header(&self) -> Option<Header> {
+        let region = self.region(0)?;
+        let pins = Pins(vec![region.pin()]);
+        pins.fence();
+        wal_index::read_header(&pins)
+    }
+
+    fn pgno_of(&self, frame: u32) -> Option<Pgno> {
+        let at = wal_index::regions_for(frame) - 1;
+        let region = self.region(at)?;
+        let mut pins = Pins((0..at).map(|_| None).collect());
+        pins.0.push(region.pin());
+        wal_index::pgno_of(&pins, frame)
+    }
+
+    fn find(&self, pgno: Pgno, mx_frame: u32) -> Result<Option<u32>, ()> {
+        let regions: Vec<ShmRegion> = (0..wal_index::regions_for(mx_frame))
+            .map(|at| self.region(at))
+            .collect::<Option<_>>()
+            .ok_or(())?;
+        wal_index::find(&Pins(regions.iter().map(ShmRegion::pin).collect()), pgno, mx_frame)
+    }
+
+    fn backfill_attempted(&self) -> Option<u32> {
+        let region = self.region(0)?;
+        let pins = Pins(vec![region.pin()]);
+        pins.fence();
+        wal_index::backfill_attempted(&pins)
+    }
+}

@@ -1,0 +1,145 @@
+//! The threads that serve every database of the process, a small fixed number of them.
+//!
+//! ```text
+//! schedule(database, when) -> heap by time -> a thread runs Database::run -> it says when to run again, if at all
+//! ```
+//!
+//! Nobody is woken for a commit: the first commit of a group schedules the group's end. Without traffic the
+//! threads sleep, but for a look twice a second at what other programs may have committed.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::followed::Database;
+use crate::error::{Error, Result};
+use crate::ffi::os;
+
+/// One slow replica must not hold up the others, and a thousand databases must not mean a thousand threads.
+const THREADS: usize = 2;
+/// The worker yields to the application: a writer never waits for a compressor.
+const NICE: u8 = 5;
+/// Pace of the look at what programs without the extension committed.
+const FOREIGN_POLL: Duration = Duration::from_millis(500);
+
+struct Due {
+    at: Instant,
+    order: u64,
+    database: Arc<Database>,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Due) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Due) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Due) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    heap: BinaryHeap<Reverse<Due>>,
+    order: u64,
+    threads: usize,
+    /// When the next look at other programs' commits is due; `None`: nobody has a database open.
+    next_poll: Option<Instant>,
+}
+
+/// The databases to look at, for the poll.
+pub trait Everyone: Send + Sync {
+    fn open_databases(&self) -> Vec<Arc<Database>>;
+}
+
+#[derive(Default)]
+pub struct Worker {
+    // Guards the heap of what is due.
+    queue: Mutex<Queue>,
+    woken: Condvar,
+}
+
+impl Worker {
+    /// Runs `database` at `at`, on a thread of ours.
+    pub fn schedule(&self, database: &Arc<Database>, at: Instant) {
+        let mut queue = self.queue.lock();
+        queue.order += 1;
+        let order = queue.order;
+        let earliest = queue.heap.peek().is_none_or(|Reverse(due)| at < due.at);
+        queue.heap.push(Reverse(Due { at, order, database: Arc::clone(database) }));
+        drop(queue);
+        if earliest {
+            self.woken.notify_one();
+        }
+    }
+
+    /// Starts the threads, once. They live as long as the process.
+    ///
+    /// # Errors
+    /// `Io` when the system gives no thread.
+    pub fn start(&'static self, everyone: &'static dyn Everyone) -> Result<()> {
+        let mut queue = self.queue.lock();
+        queue.next_poll.get_or_insert_with(|| Instant::now() + FOREIGN_POLL);
+        while queue.threads < THREADS {
+            os::spawn_quiet("sqlreplicate", NICE, move || self.work(everyone)).map_err(|e| {
+                Error::new(crate::error::Kind::Io, format!("cannot start a worker thread: {e}"))
+            })?;
+            queue.threads += 1;
+        }
+        drop(queue);
+        self.woken.notify_one();
+        Ok(())
+    }
+
+    fn work(&'static self, everyone: &'static dyn Everyone) {
+        loop {
+            match self.next() {
+                Some(database) => {
+                    if let Some(pause) = database.run() {
+                        self.schedule(&database, Instant::now() + pause);
+                    }
+                }
+                None => {
+                    let open = everyone.open_databases();
+                    if open.is_empty() {
+                        self.queue.lock().next_poll = None;
+                    }
+                    open.iter().for_each(|database| database.poll());
+                }
+            }
+        }
+    }
+
+    /// The next database that is due; `None`: the poll is due.
+    fn next(&self) -> Option<Arc<Database>> {
+        let mut queue = self.queue.lock();
+        loop {
+            let now = Instant::now();
+            if queue.heap.peek().is_some_and(|Reverse(due)| due.at <= now) {
+                return queue.heap.pop().map(|Reverse(due)| due.database);
+            }
+            if queue.next_poll.is_some_and(|at| at <= now) {
+                queue.next_poll = Some(now + FOREIGN_POLL);
+                return None;
+            }
+            let due = queue.heap.peek().map(|Reverse(due)| due.at);
+            match [due, queue.next_poll].into_iter().flatten().min() {
+                Some(at) => drop(self.woken.wait_until(&mut queue, at)),
+                None => self.woken.wait(&mut queue),
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The door of SQL: parses arguments, asks the database, formats answers.
+
+mod arguments;
+mod functions;
+mod restore;
+mod tables;
+
+use crate::error::Result;
+use crate::ffi::sql::{Connection, Trust, register_function};
+use crate::ffi::table::register_table;
+
+/// Registers the whole surface on a connection.
+///
+/// # Errors
+/// The load or the open fails.
+pub fn register(connection: &Connection<'_>) -> Result<()> {
+    use Trust::{Anywhere, DirectOnly};
+    let function = |name, min, max, trust, body| register_function(connection, name, min, max, trust, body);
+    function("replica_version", 0, 0, Anywhere, functions::version)?;
+    function("replica_debug", 0, 0, Anywhere, functions::debug)?;
+    function("replica_error", 0, 1, Anywhere, functions::error)?;
+    function("replica_txid", 0, 1, Anywhere, functions::txid)?;
+    function("replica_sync", 0, 2, DirectOnly, functions::sync)?;
+    function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
+    function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
+    register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;
+    register_table(connection, "replica_files", &tables::FILES, &["url"], DirectOnly, tables::files)
+}

@@ -1,0 +1,116 @@
+//! The tables: one row a replica of what is open, one row a file of a replica.
+
+use super::arguments;
+use crate::database::{Connected, ReadOnlyOpen, ReplicaStatus, Runtime};
+use crate::error::{Error, Result};
+use crate::ffi::sql::{Connection, Value};
+use crate::replica::{FileReplica, list_all};
+use crate::types::Txid;
+use crate::upload::header_of;
+
+pub const STATUS: [&str; 17] = [
+    "schema",
+    "path",
+    "replica",
+    "role",
+    "state",
+    "txid",
+    "acknowledged_txid",
+    "verified_txid",
+    "lag_ms",
+    "queued_bytes",
+    "last_error",
+    "last_error_at",
+    "last_event",
+    "lease_epoch",
+    "lease_expires_at",
+    "zero_salt_frames",
+    "retries",
+];
+
+pub const FILES: [&str; 9] =
+    ["level", "min_txid", "max_txid", "size", "created_at", "page_size", "page_count", "pre", "post"];
+
+/// `replica_status`: the databases of this connection first, with their schema; then the others of the process.
+pub fn status(connection: &Connection<'_>, _: &[Value]) -> Result<Vec<Vec<Value>>> {
+    let mut rows = Vec::new();
+    let mut shown = Vec::new();
+    for schema in connection.schemas()? {
+        let Some(hooks) = connection.main_hooks(&schema) else { continue };
+        let any = hooks.as_any();
+        if let Some(Connected { db, .. }) = any.downcast_ref() {
+            shown.push(db.path.clone());
+            rows.extend(db.status().iter().map(|s| status_row(Some(&schema), s)));
+        } else if let Some(open) = any.downcast_ref::<ReadOnlyOpen>() {
+            rows.push(read_only_row(Some(&schema), &open.path().to_string_lossy(), open.replica()));
+        }
+    }
+    for database in Runtime::get().databases() {
+        if !shown.contains(&database.path) {
+            rows.extend(database.status().iter().map(|s| status_row(None, s)));
+        }
+    }
+    Ok(rows)
+}
+
+fn status_row(schema: Option<&str>, s: &ReplicaStatus) -> Vec<Value> {
+    vec![
+        schema.into(),
+        s.path.to_string_lossy().into_owned().into(),
+        s.replica.clone().into(),
+        s.role.into(),
+        s.state.into(),
+        s.txid.map(number).into(),
+        s.acknowledged.map(number).into(),
+        Value::Null,
+        Value::Integer(s.lag_ms as i64),
+        Value::Integer(s.queued_bytes as i64),
+        s.last_error.clone().into(),
+        s.last_error_at.map(|at| at.to_string()).into(),
+        s.last_event.clone().into(),
+        Value::Null,
+        Value::Null,
+        Value::Integer(s.zero_salt_frames as i64),
+        Value::Integer(s.retries as i64),
+    ]
+}
+
+fn read_only_row(schema: Option<&str>, path: &str, replica: &str) -> Vec<Value> {
+    let mut row = vec![schema.into(), path.into(), replica.into(), "home".into(), "ReadOnly".into()];
+    row.resize(STATUS.len(), Value::Null);
+    row
+}
+
+/// `replica_files(url)`: every LTX file of a replica, level 0 first.
+pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
+    let url = match given.first() {
+        Some(value) if *value != Value::Null => arguments::text(value, "url")?,
+        _ => {
+            return Err(Error::invalid(
+                "replica_files needs the URL of a replica: replica_files('file:///folder')",
+            ));
+        }
+    };
+    let replica = FileReplica::open(url)?;
+    let row = |file: crate::types::FileInfo| {
+        // A file that is damaged is listed all the same; what its header would say is NULL.
+        let header = header_of(&replica, &file).ok();
+        let proof = header.and_then(|h| h.proof);
+        vec![
+            Value::Integer(i64::from(file.level.get())),
+            Value::Integer(number(file.range.min)),
+            Value::Integer(number(file.range.max)),
+            Value::Integer(file.size as i64),
+            file.created_at.to_string().into(),
+            header.map(|h| i64::from(h.page_size.get())).into(),
+            header.map(|h| i64::from(h.page_count)).into(),
+            proof.map(|p| p.pre.to_string()).into(),
+            proof.map(|p| p.post.to_string()).into(),
+        ]
+    };
+    Ok(list_all(&replica)?.into_iter().map(row).collect())
+}
+
+fn number(txid: Txid) -> i64 {
+    txid.get() as i64
+}

@@ -1,0 +1,59 @@
+//! A local log for a database that was just restored: the next open goes on at once, without a scan.
+
+use std::path::Path;
+
+use super::checksums::PageChecksums;
+use super::log::{Log, Recorded};
+use super::state::State;
+use crate::error::{Error, Result};
+use crate::fs::{FileStat, boot_id};
+use crate::types::{Checksum, PageSize, Pgno, Position, Timestamp};
+
+/// The state that was restored.
+pub struct Seed<'a> {
+    pub position: Position,
+    pub timestamp: Timestamp,
+    pub page_size: PageSize,
+    pub page_count: u32,
+    /// By page number from 1.
+    pub page_checksums: &'a [Checksum],
+}
+
+/// Leaves log, page checksums and a clean mark in `<database>-replica`.
+///
+/// # Errors
+/// `Exists` when there is a log already: it may hold what was never sent; `Full`, `Io`.
+pub fn beside(database: &Path, seed: &Seed<'_>) -> Result<()> {
+    let mut folder = database.as_os_str().to_owned();
+    folder.push("-replica");
+    let folder = Path::new(&folder);
+    if Log::exists(folder) && Log::open(folder)?.recorded()?.is_some() {
+        return Err(Error::exists(format!(
+            "the database is restored, but {} is there from before and was not touched; move it away",
+            folder.display()
+        )));
+    }
+    let log = Log::open(folder)?;
+    let mut checksums = PageChecksums::open(&folder.join("checksums"))?;
+    checksums.reserve(seed.page_count)?;
+    checksums.clear();
+    let lock = seed.page_size.lock_pgno();
+    let pages = (1u32..).filter_map(Pgno::new).zip(seed.page_checksums.iter().copied());
+    checksums.apply(seed.page_size, seed.page_count, pages.filter(|&(p, _)| p != lock));
+    assert_eq!(checksums.total(), seed.position.checksum, "BUG: page checksums of another state");
+    checksums.sync()?;
+    let state = State::open(&folder.join("state"))?;
+    let stat = FileStat::of(database)?;
+    state.set_file_id((stat.device, stat.inode));
+    state.set_boot(boot_id()?);
+    state.set_acknowledged(0, Some(seed.position.txid));
+    state.push_position(seed.position);
+    state.set_clean(Some(&stat));
+    state.sync()?;
+    log.set_base(Recorded {
+        position: seed.position,
+        page_size: seed.page_size,
+        page_count: seed.page_count,
+        timestamp: seed.timestamp,
+    })
+}

@@ -1,0 +1,220 @@
+//! Sealed groups to one replica, in order, each acknowledged only when its name was never used before.
+//!
+//! ```text
+//! create N if absent -- created ------------------------------+-> look: is the object before N still the one we
+//!        |                                                     |   acknowledged or found newest?
+//!        +- exists: ours by bytes, or by (pre, post) ----------+      yes: N is acknowledged
+//!        +- exists, another's: Fenced                                 no:  settle by a listing
+//! ```
+//!
+//! The look (a level-0 name that was merged and expired is free again, so a writer that slept could create it):
+//! without it a stale create counts as history that nobody follows. An object of ours that turns out to be stale is
+//! removed only with proof. A file replica's object is the same as long as its inode and change time are.
+
+use std::fs::File;
+use std::io::Read;
+
+use crate::error::{Error, Kind, Result};
+use crate::ltx::{Decoder, Header};
+use crate::replica::client::Client;
+use crate::staging::log::{Log, Sealed};
+use crate::types::{FileInfo, Level, Txid, TxidRange};
+
+/// Where a replica's history ends.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub file: FileInfo,
+    pub header: Header,
+}
+
+impl Head {
+    pub fn txid(&self) -> Txid {
+        self.file.range.max
+    }
+
+    /// Reads where the replica ends; `None`: it has no LTX files. One listing of each level.
+    ///
+    /// # Errors
+    /// `Corrupt` when the newest file is damaged; those of the store.
+    pub fn of(client: &dyn Client) -> Result<Option<Head>> {
+        let mut newest: Option<FileInfo> = None;
+        for level in Level::all() {
+            for file in client.list(level)? {
+                // The lowest level wins among equals: its header is the one that names the txid alone.
+                if newest.as_ref().is_none_or(|n| file.range.max > n.range.max) {
+                    newest = Some(file);
+                }
+            }
+        }
+        newest.map(|file| Ok(Head { header: header_of(client, &file)?, file })).transpose()
+    }
+}
+
+/// The header of a stored file.
+///
+/// # Errors
+/// `Corrupt`; those of the store.
+pub fn header_of(client: &dyn Client, file: &FileInfo) -> Result<Header> {
+    let name = format!("{}/{}/{}", client.url(), file.level, crate::ltx::name::format(file.range));
+    Ok(*Decoder::new(client.open(file)?, name)?.header())
+}
+
+/// What became of an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Acknowledged,
+    /// Another writer owns the history from here on.
+    Fenced(String),
+    /// Somebody emptied the replica under us; the object of ours was removed again.
+    Emptied,
+}
+
+/// One replica as this process knows it.
+pub struct Uploader {
+    client: Box<dyn Client>,
+    /// The newest object that we acknowledged or found; `None`: the replica was empty.
+    newest: Option<FileInfo>,
+}
+
+impl Uploader {
+    /// `newest`: the newest object of a listing made just now.
+    pub fn new(client: Box<dyn Client>, newest: Option<FileInfo>) -> Uploader {
+        Uploader { client, newest }
+    }
+
+    pub fn client(&self) -> &dyn Client {
+        &*self.client
+    }
+
+    /// Looks up an acknowledged txid that another process of ours may have uploaded meanwhile.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn follow(&mut self, acknowledged: Option<Txid>) -> Result<()> {
+        let known = self.newest.as_ref().map(|f| f.range.max);
+        if let Some(txid) = acknowledged.filter(|&txid| known.is_none_or(|k| k < txid))
+            && let Some(file) = self.client.stat(Level::CAPTURED, TxidRange::one(txid))?
+        {
+            self.newest = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Puts a sealed group, which follows everything that is acknowledged.
+    ///
+    /// # Errors
+    /// Those of the store and of the log: try again later, with the same bytes.
+    pub fn put(&mut self, log: &Log, sealed: &Sealed) -> Result<Outcome> {
+        let range = TxidRange::one(sealed.txid);
+        let path = log.path_of(sealed.txid);
+        let mut body = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let file = match self.client.create(Level::CAPTURED, range, sealed.timestamp, &mut body) {
+            Ok(file) => file,
+            Err(error) if error.kind() == Kind::Exists => match self.existing(log, sealed)? {
+                Some(file) => file,
+                None => {
+                    return Ok(Outcome::Fenced(format!(
+                        "another writer created txid {} in {}; this database's own files from there on stay in {}",
+                        sealed.txid,
+                        self.client.url(),
+                        log.folder().display()
+                    )));
+                }
+            },
+            Err(error) => return Err(error),
+        };
+        let outcome = self.look(sealed, &file)?;
+        if outcome == Outcome::Acknowledged {
+            self.newest = Some(file);
+        }
+        Ok(outcome)
+    }
+
+    /// Puts a snapshot of ours in place as the newest object.
+    pub fn found(&mut self, file: FileInfo) {
+        self.newest = Some(file);
+    }
+
+    /// The object of that name, when it is ours.
+    fn existing(&self, log: &Log, sealed: &Sealed) -> Result<Option<FileInfo>> {
+        let range = TxidRange::one(sealed.txid);
+        let Some(file) = self.client.stat(Level::CAPTURED, range)? else {
+            return Err(Error::conflict(format!(
+                "txid {} was there and is gone in {}; trying again",
+                sealed.txid,
+                self.client.url()
+            )));
+        };
+        let path = log.path_of(sealed.txid);
+        let own = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        if file.size == sealed.size && same_bytes(self.client.open(&file)?, own)? {
+            return Ok(Some(file));
+        }
+        // Same states before and after, other bytes: the same commits, captured twice.
+        Ok(Some(file).filter(|file| {
+            header_of(&*self.client, file).is_ok_and(|header| header.proof == Some(sealed.proof))
+        }))
+    }
+
+    /// Whether `file`, just created or found, continues what we know.
+    fn look(&self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
+        if let Some(before) = &self.newest {
+            let now = self.client.stat(before.level, before.range)?;
+            if now.is_some_and(|now| now.same_object(before)) {
+                return Ok(Outcome::Acknowledged);
+            }
+        }
+        self.settle(sealed, file)
+    }
+
+    /// The object before is not the one we know. A listing decides.
+    fn settle(&self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
+        let mut others = Vec::new();
+        for level in Level::all() {
+            others.extend(self.client.list(level)?.into_iter().filter(|f| !f.same_object(file)));
+        }
+        if others.is_empty() {
+            if self.newest.is_none() && sealed.txid == Txid::FIRST {
+                return Ok(Outcome::Acknowledged);
+            }
+            // The only object of an emptied replica: it starts nothing that could be restored.
+            self.client.delete(file)?;
+            return Ok(Outcome::Emptied);
+        }
+        let next = others.iter().find(|f| f.level == Level::CAPTURED && f.range.min == sealed.txid.next());
+        if let Some(next) = next
+            && header_of(&*self.client, next)?.proof.is_some_and(|p| p.pre == sealed.proof.post)
+        {
+            return Ok(Outcome::Acknowledged);
+        }
+        let newer = others.iter().any(|f| f.level == Level::CAPTURED && f.range.max > sealed.txid);
+        if newer {
+            self.client.delete(file)?;
+        }
+        Ok(Outcome::Fenced(format!(
+            "the history in {} went on without this database while it was paused{}; its own files stay in its log",
+            self.client.url(),
+            if newer { ", and what it added was taken back" } else { "" }
+        )))
+    }
+}
+
+fn same_bytes(mut a: impl Read, mut b: impl Read) -> Result<bool> {
+    let read = |source: &mut dyn Read, out: &mut Vec<u8>| -> Result<()> {
+        out.clear();
+        source.take(1 << 16).read_to_end(out).map(drop).map_err(|e| {
+            Error::new(Kind::Io, format!("cannot compare a stored file with its local copy: {e}"))
+        })
+    };
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    loop {
+        read(&mut a, &mut left)?;
+        read(&mut b, &mut right)?;
+        if left != right {
+            return Ok(false);
+        }
+        if left.is_empty() {
+            return Ok(true);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What is watched at the main database file of one connection.
+//!
+//! ```text
+//! WAL      commit phase two     compare the wal-index with what was last seen
+//!          lock slots 4..8      a restart: note what is left, before bytes vanish
+//!          shm unmap            the last look at this wal-index
+//! rollback RESERVED granted     compare the change tag with what we last wrote
+//!          write                note the pages first
+//!          commit phase two     note them again, hand pages to the worker if it asks
+//! ```
+//!
+//! Promise: no call here waits for the replica, takes a lock that the worker holds for long, or changes what SQLite
+//! is told. Sequences: SQLite's `wal.c` (walRestartLog, walCheckpoint) and `pager.c` (pager_end_transaction).
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::capture::{Files, Phase, cycle_of};
+use crate::clock::Deadline;
+use crate::database::{Connected, ConnectionId, Database, Runtime, ShmWal, flush};
+use crate::error::{Error, Result};
+use crate::ffi::hooks::{ConnectionFile, MainHooks, ShmRegion};
+use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
+use crate::sqlite::wal_index::NO_SALTS;
+
+/// Lock slots of the readers 1 to 4: a restart of the WAL asks for all of them at once.
+const READERS: (i32, i32) = (4, 4);
+const RESERVED: i32 = 2;
+const EXCLUSIVE: i32 = 4;
+/// Writes of one transaction that are remembered to be noted again at its commit; beyond that, every page is.
+const WRITES_MAX: usize = 1 << 16;
+
+/// What a rollback-mode transaction has written.
+#[derive(Default)]
+struct Transaction {
+    writes: Vec<(u64, usize)>,
+    many: bool,
+}
+
+pub struct MainFile {
+    /// The same as `connected.db`, for short.
+    db: Arc<Database>,
+    connected: Connected,
+    file: ConnectionFile,
+    wal: Arc<ShmWal>,
+    /// This connection has written since its last commit, in a rollback mode.
+    writing: AtomicBool,
+    exclusive: AtomicBool,
+    // Guards the list of writes; only this connection's thread takes it.
+    transaction: Mutex<Transaction>,
+    /// Salts of the cycle that was noted to its end before a restart was tried; 0: none.
+    drained: AtomicU64,
+    // Guards salts and last frame as they were at the last commit.
+    seen: Mutex<Option<(u32, u32, u32)>>,
+}
+
+impl MainFile {
+    pub fn new(db: Arc<Database>, id: ConnectionId, file: ConnectionFile, wal: Arc<ShmWal>) -> MainFile {
+        MainFile {
+            connected: Connected::new(Arc::clone(&db), id),
+            db,
+            file,
+            wal,
+            writing: AtomicBool::new(false),
+            exclusive: AtomicBool::new(false),
+            transaction: Mutex::default(),
+            drained: AtomicU64::new(0),
+            seen: Mutex::new(None),
+        }
+    }
+
+    fn tag(&self) -> Option<u64> {
+        let mut bytes = [0; TAG_LEN];
+        let there = self.file.read(TAG_OFFSET, &mut bytes).ok()?;
+        (there == TAG_LEN).then(|| change_tag(&bytes))
+    }
+
+    /// Notes everything this wal-index shows.
+    fn note_wal(&self) -> Option<u64> {
+        let noted = self.db.notes.note(&*self.wal, &self.db.state, &self.db.noted)?;
+        if noted.went_cold {
+            self.db.went_cold("a program without the extension restarted the WAL");
+        }
+        Some(noted.header.salts)
+    }
+
+    fn committed_wal(&self) -> bool {
+        let now = self.wal.glance();
+        let mut seen = self.seen.lock();
+        let changed = *seen != now;
+        *seen = now;
+        changed
+    }
+
+    fn committed_exclusive(&self) {
+        if let Err(error) = self.db.committed_exclusive(self.db.take_written()) {
+            // What cannot be read now is read when the WAL is next looked at; until then nothing is proven.
+            self.db.noted.note_all();
+            self.db.went_cold(&error.to_string());
+        }
+    }
+
+    fn committed_rollback(&self) -> bool {
+        if !self.writing.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let state = &self.db.state;
+        let written = state.tag_written();
+        if written != 0 {
+            state.set_tag(written);
+            state.set_tag_written(0);
+        }
+        let transaction = std::mem::take(&mut *self.transaction.lock());
+        if transaction.many {
+            self.db.noted.note_all();
+        }
+        // A note can have been taken between it and the write it announced.
+        transaction.writes.iter().for_each(|&(offset, len)| self.db.note_write(offset, len));
+        self.db.connections.set_writing(self.connected.id, false);
+        self.db.at_rest();
+        if self.db.handoff.is_wanted() {
+            self.db.handoff.serve(&OwnFile(&self.file), &self.db.noted);
+        }
+        true
+    }
+
+    fn write_rollback(&self, offset: u64, bytes: &[u8]) {
+        self.db.writes.fetch_add(1, Ordering::SeqCst);
+        if !self.writing.swap(true, Ordering::Relaxed) {
+            self.db.connections.set_writing(self.connected.id, true);
+        }
+        self.db.note_write(offset, bytes.len());
+        let mut transaction = self.transaction.lock();
+        if transaction.writes.len() < WRITES_MAX {
+            transaction.writes.push((offset, bytes.len()));
+        } else {
+            transaction.many = true;
+        }
+        drop(transaction);
+        let end = (TAG_OFFSET as usize) + TAG_LEN;
+        if offset == 0 && bytes.len() >= end {
+            let tag = bytes[TAG_OFFSET as usize..end].try_into().expect("BUG: a range of 16 bytes");
+            self.db.state.set_tag_written(change_tag(tag));
+        }
+    }
+}
+
+/// The connection's own file, inside its hooks.
+struct OwnFile<'a>(&'a ConnectionFile);
+
+impl Files for OwnFile<'_> {
+    fn read_database(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.0.read(offset, buffer)
+    }
+
+    fn database_size(&self) -> Result<u64> {
+        self.0.size()
+    }
+
+    fn read_wal(&self, _: u64, _: &mut [u8]) -> Result<usize> {
+        Err(Error::invalid("a database in a rollback mode has no WAL"))
+    }
+}
+
+impl MainHooks for MainFile {
+    fn as_any(&self) -> &dyn Any {
+        &self.connected
+    }
+
+    fn before_write(&self, offset: u64, bytes: &[u8]) {
+        if !self.db.connections.has_wal() {
+            self.write_rollback(offset, bytes);
+        } else if !self.wal.is_mapped() {
+            self.db.exclusive_wal.checkpointing();
+        }
+    }
+
+    fn before_truncate(&self, _: u64) {
+        if !self.db.connections.has_wal() {
+            self.db.changed();
+            self.db.writes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn committed(&self) -> i32 {
+        let changed = if self.wal.is_mapped() {
+            self.committed_wal()
+        } else if self.db.connections.has_wal() {
+            self.committed_exclusive();
+            true
+        } else {
+            self.committed_rollback()
+        };
+        if changed {
+            self.db.changed();
+            self.connected.committed();
+        }
+        0
+    }
+
+    fn locked(&self, level: i32) {
+        if level == EXCLUSIVE && !self.exclusive.swap(true, Ordering::Relaxed) {
+            self.db.connections.set_exclusive(self.connected.id, true);
+        }
+        if level != RESERVED || self.db.connections.has_wal() {
+            return;
+        }
+        // Nobody can commit from here on; has anybody since our last commit?
+        let Some(tag) = self.tag() else { return };
+        let state = &self.db.state;
+        if tag != state.tag() {
+            if tag != state.tag_written() {
+                self.db.noted.note_all();
+                self.db.went_cold("a program without the extension committed");
+            }
+            state.set_tag(tag);
+        }
+    }
+
+    fn before_unlock(&self, level: i32) {
+        if level >= EXCLUSIVE {
+            return;
+        }
+        if self.exclusive.swap(false, Ordering::Relaxed) {
+            self.db.connections.set_exclusive(self.connected.id, false);
+        }
+        if self.writing.swap(false, Ordering::Relaxed) {
+            // Rolled back: the pages stay noted and will be found unchanged.
+            self.db.connections.set_writing(self.connected.id, false);
+            *self.transaction.lock() = Transaction::default();
+        }
+    }
+
+    fn shm_region(&self, region: u32, view: ShmRegion) {
+        let first = region == 0 && self.db.connections.mapped().is_none();
+        self.wal.add(region, view);
+        if first && self.db.state.cycle().is_none() && !self.db.is_at_rest() {
+            self.db.noted.note_all();
+            self.db.went_cold("the database was changed before its WAL was opened");
+        }
+    }
+
+    fn before_shm_lock(&self, first: i32, count: i32) {
+        if (first, count) == READERS {
+            self.drained.store(self.note_wal().unwrap_or(NO_SALTS), Ordering::Relaxed);
+        }
+    }
+
+    fn after_shm_unlock(&self, first: i32, count: i32) {
+        let drained = self.drained.swap(NO_SALTS, Ordering::Relaxed);
+        if (first, count) == READERS && cycle_of(drained).is_some() {
+            self.db.notes.restarted(drained, &*self.wal, &self.db.state);
+        }
+    }
+
+    fn before_shm_unmap(&self, delete: bool) {
+        if self.note_wal().is_none() {
+            self.db.noted.note_all();
+            self.db.went_cold("the wal-index could not be read at the end");
+        }
+        if delete {
+            // Checkpointed, and EXCLUSIVE is held: the file is the whole state from here on.
+            self.db.state.set_cycle(None);
+            self.db.state.set_tag(self.tag().unwrap_or(0));
+            self.db.at_rest();
+        } else if self.db.connections.mapped_count() == 1 {
+            flush(&self.db, Deadline::after(self.db.settings.flush_timeout));
+        }
+    }
+
+    fn after_close(&self) {
+        Runtime::get().closed(&self.db, self.connected.id);
+    }
+
+    fn panicked(&self, text: &str) {
+        self.db.end(
+            Phase::Halted,
+            &format!("replication halted by a bug: {text}; the database itself is not affected"),
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! What is watched at the WAL file of one connection: where it starts over, and, in `locking_mode=EXCLUSIVE`
+//! without shared memory, which frames a transaction has written.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::capture::Phase;
+use crate::database::Database;
+use crate::ffi::hooks::WalHooks;
+use crate::sqlite::wal::{FRAME_HEADER_LEN, HEADER_LEN, parse_header};
+use crate::types::PageSize;
+
+pub struct WalFile {
+    db: Arc<Database>,
+    page_size: AtomicU32,
+}
+
+impl WalFile {
+    pub fn new(db: Arc<Database>) -> WalFile {
+        db.connections.wal_opened();
+        let page_size = AtomicU32::new(db.page_size().map_or(0, PageSize::get));
+        WalFile { db, page_size }
+    }
+
+    /// Before bytes of a WAL without wal-index vanish: note what it holds.
+    fn drain_exclusive(&self) {
+        if let Err(error) = self.db.committed_exclusive(None) {
+            self.db.noted.note_all();
+            self.db.went_cold(&error.to_string());
+        }
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.db.connections.exclusive().is_some() && self.db.connections.mapped().is_none()
+    }
+}
+
+impl WalHooks for WalFile {
+    fn before_write(&self, offset: u64, bytes: &[u8]) {
+        if offset == 0 && bytes.len() == HEADER_LEN {
+            let Some(header) = parse_header(bytes) else { return };
+            self.page_size.store(header.page_size.get(), Ordering::Relaxed);
+            self.db.changed();
+            if self.is_exclusive() {
+                self.drain_exclusive();
+                self.db.exclusive_wal.begin(header.salts);
+                self.db.notes.begins(header.salts, None, &self.db.state);
+            } else if let Some(wal) = self.db.connections.mapped() {
+                self.db.notes.begins(header.salts, Some(&*wal), &self.db.state);
+            }
+            return;
+        }
+        let page_size = self.page_size.load(Ordering::Relaxed);
+        if bytes.len() == FRAME_HEADER_LEN && page_size > 0 && offset >= HEADER_LEN as u64 {
+            let frame = (offset - HEADER_LEN as u64) / (FRAME_HEADER_LEN as u64 + u64::from(page_size)) + 1;
+            self.db.written(frame as u32);
+        }
+    }
+
+    fn before_truncate(&self, _: u64) {
+        if self.is_exclusive() {
+            self.drain_exclusive();
+        }
+    }
+
+    fn closed(&self) {
+        let exclusive = self.is_exclusive();
+        if exclusive {
+            self.drain_exclusive();
+            // The last close has checkpointed; the file is the whole state from here on.
+            self.db.at_rest();
+        }
+        if self.db.connections.wal_closed() && exclusive {
+            self.db.exclusive_wal.clear();
+            self.db.forget_cycle();
+        }
+    }
+
+    fn panicked(&self, text: &str) {
+        self.db.end(
+            Phase::Halted,
+            &format!("replication halted by a bug: {text}; the database itself is not affected"),
+        );
+    }
+}
