@@ -15,6 +15,9 @@ use libsqlite3_sys as sys;
 use super::code;
 use crate::error::{Error, Result};
 
+/// SQLite never asks a VFS for more than a page at once, and the built-in ones assert less than twice this.
+const READ_BYTES_MAX: usize = 65536;
+
 /// The VFS that replvfs stands on. Cheap to copy; valid for the life of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct BaseVfs(NonNull<sys::sqlite3_vfs>);
@@ -268,24 +271,29 @@ pub(super) unsafe fn read_file(
     offset: u64,
     buffer: &mut [u8],
 ) -> std::result::Result<usize, c_int> {
-    let (Ok(length), Ok(start)) = (c_int::try_from(buffer.len()), i64::try_from(offset)) else {
-        return Err(sys::SQLITE_IOERR_READ);
-    };
-    // SAFETY: open by contract; the buffer has `length` bytes.
-    let rc = unsafe {
-        let method = (*(*file).pMethods).xRead.expect("BUG: a file has xRead");
-        method(file, buffer.as_mut_ptr().cast::<c_void>(), length, start)
-    };
-    match rc {
-        sys::SQLITE_OK => Ok(buffer.len()),
-        sys::SQLITE_IOERR_SHORT_READ => {
-            // SAFETY: open by contract.
-            let size = unsafe { file_size(file) }?;
-            let there = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
-            Ok(there)
+    let mut done = 0;
+    for piece in buffer.chunks_mut(READ_BYTES_MAX) {
+        let at = offset + done as u64;
+        let (Ok(length), Ok(start)) = (c_int::try_from(piece.len()), i64::try_from(at)) else {
+            return Err(sys::SQLITE_IOERR_READ);
+        };
+        // SAFETY: open by contract; the piece has `length` bytes.
+        let rc = unsafe {
+            let method = (*(*file).pMethods).xRead.expect("BUG: a file has xRead");
+            method(file, piece.as_mut_ptr().cast::<c_void>(), length, start)
+        };
+        match rc {
+            sys::SQLITE_OK => done += piece.len(),
+            sys::SQLITE_IOERR_SHORT_READ => {
+                // SAFETY: open by contract.
+                let size = unsafe { file_size(file) }?;
+                let there = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
+                return Ok(done + there.min(piece.len()));
+            }
+            rc => return Err(rc),
         }
-        rc => Err(rc),
     }
+    Ok(done)
 }
 
 /// # Safety
