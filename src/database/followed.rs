@@ -76,7 +76,8 @@ pub struct Database {
     frames_written: AtomicU32,
     /// The file at rest when it was last proven to be what we know.
     rest: Mutex<Option<FileStat>>,
-    pub(super) _claim: Claim,
+    // Guards the right to replica and log folder; `None` once the database is closed, though the worker may still look.
+    pub(super) claim: Mutex<Option<Claim>>,
 }
 
 /// Everything that [`Database::new`] puts together.
@@ -124,7 +125,7 @@ impl Database {
             zero_salt_frames: AtomicU64::new(0),
             frames_written: AtomicU32::new(0),
             rest: Mutex::new(parts.rest),
-            _claim: parts.claim,
+            claim: Mutex::new(Some(parts.claim)),
         };
         if parts.phase == Phase::Fenced {
             let text = database.notices().last_error.clone().unwrap_or_default();

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::at_open::{Findings, Local, Refusal, ReplicaHead, Verdict, decide};
@@ -23,7 +23,7 @@ use crate::clock::{self, Deadline};
 use crate::config::{Claim, Settings};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
-use crate::fs::{FileStat, LockFile, boot_id};
+use crate::fs::{FileStat, LockFile, boot_id, durable};
 use crate::replica::{Client, FileReplica, list_all};
 use crate::restore;
 use crate::sqlite::{header, wal, wal_index::Salts};
@@ -63,17 +63,30 @@ pub struct Prepared {
 /// # Errors
 /// Every reason to refuse it, with file, finding and remedy.
 pub fn prepare(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepared> {
+    let parent = durable::parent(&settings.database);
+    if !parent.is_dir() {
+        let (path, parent) = (settings.database.display(), parent.display());
+        return Err(Error::not_found(format!("cannot open {path}: there is no folder {parent}")));
+    }
+    // Nothing is decided when this fails: then what was not there is taken away again.
+    let replica_is_new = !settings.replicas[0].folder().exists();
+    let log_is_new = !settings.log.exists();
+    let (replica, log) = (settings.replicas[0].folder().to_owned(), settings.log.clone());
+    let prepared = prepare_folders(settings, base, claim);
+    if prepared.is_err() && log_is_new {
+        let _ = std::fs::remove_dir_all(log);
+    }
+    if prepared.is_err() && replica_is_new {
+        let _ = std::fs::remove_dir(replica);
+    }
+    prepared
+}
+
+fn prepare_folders(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepared> {
     let home = FileReplica::open_or_create(&settings.replicas[0].to_string())
         .map_err(|e| e.while_doing("replica"))?;
-    let fresh = !Log::exists(&settings.log);
     let log = Log::open(&settings.log).map_err(|e| e.while_doing("replica_log"))?;
-    prepare_in(settings, base, claim, home, log).map_err(|(error, log)| {
-        if fresh {
-            // Nothing was decided: leave nothing behind.
-            let _ = std::fs::remove_dir_all(log);
-        }
-        error
-    })
+    prepare_in(settings, base, claim, home, log)
 }
 
 fn prepare_in(
@@ -82,47 +95,35 @@ fn prepare_in(
     claim: Claim,
     home: FileReplica,
     log: Log,
-) -> std::result::Result<Prepared, (Error, PathBuf)> {
+) -> Result<Prepared> {
     let folder = log.folder().to_owned();
-    let inner = || -> Result<Prepared> {
-        let users = log.users()?;
-        if !lock_users(&users, settings.open_timeout)? {
-            let head = Head::of(&home)?;
-            let (verdict, found, restored) = (None, None, None);
-            return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored });
-        }
+    let users = log.users()?;
+    if !lock_users(&users, settings.open_timeout)? {
         let head = Head::of(&home)?;
-        let state = State::open(&folder.join("state"))?;
-        let noted = NotedSet::open(&folder.join("noted"))?;
-        let recorded = log.recorded()?;
-        let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref())?;
-        let findings = Findings {
-            local,
-            recorded,
-            unsent: unsent(&log, &state)?,
-            related: is_related(&home, head.as_ref(), &state, recorded.as_ref())?,
-            head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
-            if_missing: settings.if_missing,
-        };
-        let verdict = decide(&findings);
-        let mut prepared = Prepared {
-            settings,
-            claim,
-            log,
-            users,
-            home,
-            head,
-            verdict: Some(verdict),
-            found,
-            restored: None,
-        };
-        match verdict {
-            Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
-            Verdict::Restore => prepared.restore(&findings.unsent).map(|()| prepared),
-            _ => Ok(prepared),
-        }
+        let (verdict, found, restored) = (None, None, None);
+        return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored });
+    }
+    let head = Head::of(&home)?;
+    let state = State::open(&folder.join("state"))?;
+    let noted = NotedSet::open(&folder.join("noted"))?;
+    let recorded = log.recorded()?;
+    let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref())?;
+    let findings = Findings {
+        local,
+        recorded,
+        unsent: unsent(&log, &state)?,
+        related: is_related(&home, head.as_ref(), &state, recorded.as_ref())?,
+        head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
+        if_missing: settings.if_missing,
     };
-    inner().map_err(|error| (error, folder.clone()))
+    let verdict = decide(&findings);
+    let mut prepared =
+        Prepared { settings, claim, log, users, home, head, verdict: Some(verdict), found, restored: None };
+    match verdict {
+        Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
+        Verdict::Restore => prepared.restore(&findings.unsent).map(|()| prepared),
+        _ => Ok(prepared),
+    }
 }
 
 /// Takes the users' lock: alone (`true`), or with a process that is there already.

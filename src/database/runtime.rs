@@ -37,6 +37,8 @@ pub struct Runtime {
     worker: Worker,
     // Guards the list of what is open for reading only.
     read_only: Mutex<Vec<Weak<(PathBuf, String)>>>,
+    // Guards the text of the newest open that was refused: SQLite swallows it in ATTACH.
+    refusal: Mutex<Option<String>>,
 }
 
 /// A database that is open for reading only, as long as this lives.
@@ -66,6 +68,7 @@ impl Runtime {
                 databases: Mutex::default(),
                 worker: Worker::default(),
                 read_only: Mutex::default(),
+                refusal: Mutex::default(),
             },
         )
     }
@@ -153,6 +156,7 @@ impl Runtime {
         leave(database, &engine.live);
         engine.lock = None;
         database.users.lock().take();
+        database.claim.lock().take();
         databases.remove(&database.path);
     }
 
@@ -163,6 +167,17 @@ impl Runtime {
         read_only.retain(|e| e.strong_count() > 0);
         read_only.push(Arc::downgrade(&entry));
         ReadOnlyOpen(entry)
+    }
+
+    /// Keeps why an open was refused, and gives it back.
+    pub fn refused(&self, text: String) -> String {
+        *self.refusal.lock() = Some(text.clone());
+        text
+    }
+
+    /// Why the newest refused open of this process was refused.
+    pub fn last_refusal(&self) -> Option<String> {
+        self.refusal.lock().clone()
     }
 
     /// Databases open for reading only: path and replica.

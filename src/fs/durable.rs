@@ -48,6 +48,12 @@ pub fn create_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }
+    if path.exists() {
+        return Err(Error::exists(format!(
+            "cannot create folder {}: a file is in its place",
+            path.display()
+        )));
+    }
     let parent = parent(path);
     create_folder(parent)?;
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {

@@ -74,7 +74,7 @@ pub fn restore(client: &dyn Client, target: Target, output: &Path, options: Opti
 /// Refuses an output that exists, and files that SQLite would take for a part of it.
 fn check_output(output: &Path) -> Result<()> {
     if output.file_name().is_none() {
-        return Err(Error::invalid(format!("cannot restore to {}: not a file name", output.display())));
+        return Err(Error::invalid(format!("cannot restore to '{}': that names no file", output.display())));
     }
     let folder = durable::parent(output);
     if !folder.is_dir() {

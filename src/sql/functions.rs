@@ -28,9 +28,11 @@ pub fn debug(call: &Call<'_>) -> Result<Value> {
     )))
 }
 
-/// `replica_error([schema])`: the newest error of the database's replication; NULL when there was none.
+/// `replica_error([schema])`: the newest error of the database's replication; NULL when there was none. Where the
+/// schema is not replicated: why this process's newest refused open was refused, which an ATTACH does not say.
 pub fn error(call: &Call<'_>) -> Result<Value> {
-    with_main(call, 0, |main| Ok(main.db.last_error().into()))
+    let newest = with_main(call, 0, |main| Ok(main.db.last_error().into()));
+    newest.or_else(|error| Runtime::get().last_refusal().map(Value::from).ok_or(error))
 }
 
 /// `replica_txid([schema])`: txid of the first group that holds this connection's last commit; NULL before the first.
@@ -90,6 +92,9 @@ fn with_main<T>(call: &Call<'_>, index: usize, body: impl FnOnce(&Connected) -> 
         Some(any) if any.is::<ReadOnlyOpen>() => Err(Error::invalid(format!(
             "database {schema} is open for reading only: nothing of it is replicated"
         ))),
+        _ if !call.connection().schemas()?.iter().any(|s| s.eq_ignore_ascii_case(schema)) => {
+            Err(Error::invalid(format!("there is no database {schema} in this connection")))
+        }
         _ => Err(Error::invalid(format!(
             "database {schema} is not replicated: open it through replvfs with a replica, as \
              file:app.db?vfs=replvfs&replica=file:///absolute/folder"

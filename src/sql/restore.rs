@@ -29,6 +29,9 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
         Some(value) => parse(arguments::text(value, "options")?)?,
     };
     let replica = FileReplica::open(url)?;
+    if options.go_on {
+        seed::folder(&crate::config::real_path(Path::new(path)))?;
+    }
     let target = options.txid.map_or(Target::Newest, Target::Txid);
     let wanted = restore::Options { page_checksums: options.go_on };
     let restored = match restore::restore(&replica, target, Path::new(path), wanted) {

@@ -1,6 +1,6 @@
 //! A local log for a database that was just restored: the next open goes on at once, without a scan.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::checksums::PageChecksums;
 use super::log::{Log, Recorded};
@@ -19,20 +19,31 @@ pub struct Seed<'a> {
     pub page_checksums: &'a [Checksum],
 }
 
-/// Leaves log, page checksums and a clean mark in `<database>-replica`.
+/// `<database>-replica`, which must be free.
 ///
 /// # Errors
-/// `Exists` when there is a log already: it may hold what was never sent; `Full`, `Io`.
-pub fn beside(database: &Path, seed: &Seed<'_>) -> Result<()> {
+/// `Exists` when there is a log already: it may hold what was never sent.
+pub fn folder(database: &Path) -> Result<PathBuf> {
     let mut folder = database.as_os_str().to_owned();
     folder.push("-replica");
-    let folder = Path::new(&folder);
-    if Log::exists(folder) && Log::open(folder)?.recorded()?.is_some() {
+    let folder = PathBuf::from(folder);
+    if Log::exists(&folder) && Log::open(&folder)?.recorded()?.is_some() {
         return Err(Error::exists(format!(
-            "the database is restored, but {} is there from before and was not touched; move it away",
+            "cannot restore to {} and continue there: {} is the local log of an earlier database and may hold what \
+             was never sent; move it away",
+            database.display(),
             folder.display()
         )));
     }
+    Ok(folder)
+}
+
+/// Leaves log, page checksums and a clean mark in `<database>-replica`.
+///
+/// # Errors
+/// As [`folder`]; `Full`, `Io`.
+pub fn beside(database: &Path, seed: &Seed<'_>) -> Result<()> {
+    let folder = &folder(database)?;
     let log = Log::open(folder)?;
     let mut checksums = PageChecksums::open(&folder.join("checksums"))?;
     checksums.reserve(seed.page_count)?;

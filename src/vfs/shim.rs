@@ -9,6 +9,7 @@ use super::main_file::MainFile;
 use super::wal_file::WalFile;
 use crate::config::{Config, Decision, OpenedAs, Settings, real_path};
 use crate::database::{Opening, ReadOnlyOpen, Runtime, ShmWal};
+use crate::error::Error;
 use crate::ffi::hooks::{
     BaseVfs, ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, OpenedConnection, PendingMain,
     VfsHooks, WalHooks,
@@ -31,7 +32,8 @@ impl VfsHooks for Replicating {
 
     fn connection_opened(&self, opened: &OpenedConnection<'_>) -> Result<(), String> {
         if opened.path.is_none() && opened.ours && opened.named_explicitly {
-            return Err("an in-memory database cannot be replicated: SQLite never shows it to a VFS".into());
+            return Err("an in-memory database cannot be replicated: SQLite never shows it to a VFS; give it a file name, or \
+                        leave vfs=replvfs out".into());
         }
         Ok(())
     }
@@ -49,17 +51,21 @@ fn open_main(request: &OpenRequest<'_>, path: &Path) -> OpenPlan {
     let runtime = Runtime::get();
     let settings = match runtime.config.resolve(path, &mut parameters, opened_as) {
         Ok(Decision::PassThrough) => return OpenPlan::PassThrough,
-        Ok(Decision::Unconfigured) => return OpenPlan::Refuse(Config::unconfigured(path).to_string()),
+        Ok(Decision::Unconfigured) => return refuse(Config::unconfigured(path)),
         Ok(Decision::Replicate(settings)) => settings,
-        Err(error) => return OpenPlan::Refuse(error.to_string()),
+        Err(error) => return refuse(error),
     };
     if is_read_only(request, &settings.database) {
         return OpenPlan::Main(Box::new(PendingReadOnly(settings)));
     }
     match runtime.prepare(*settings, request.base) {
         Ok(opening) => OpenPlan::Main(Box::new(Pending { opening, base: request.base })),
-        Err(error) => OpenPlan::Refuse(error.to_string()),
+        Err(error) => refuse(error),
     }
+}
+
+fn refuse(error: Error) -> OpenPlan {
+    OpenPlan::Refuse(Runtime::get().refused(error.to_string()))
 }
 
 /// Opened for reading only, or there is nothing else to be had.
@@ -76,8 +82,9 @@ struct Pending {
 impl PendingMain for Pending {
     fn opened(self: Box<Self>, file: ConnectionFile) -> Result<Arc<dyn MainHooks>, String> {
         let wal = Arc::new(ShmWal::new(file.clone()));
-        let (database, id) =
-            Runtime::get().opened(self.opening, self.base, Arc::clone(&wal)).map_err(|e| e.to_string())?;
+        let (database, id) = Runtime::get()
+            .opened(self.opening, self.base, Arc::clone(&wal))
+            .map_err(|e| Runtime::get().refused(e.to_string()))?;
         Ok(Arc::new(MainFile::new(database, id, file, wal)))
     }
 }
