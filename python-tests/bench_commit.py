@@ -204,9 +204,6 @@ def main():
     rounds = options.rounds or (1 if options.small else 9)
     seconds = options.seconds or (0.2 if options.small else 4)
     contestants = ["plain", "ours", "litestream"]
-    if not harness.replicates():
-        print("the extension does not replicate yet: its lines are left out")
-        contestants.remove("ours")
     contestants = [c for c in contestants if c not in options.without]
     works = [w for w in WORKS if (w.small or not options.small) and (not options.work or any(n in w.name for n in options.work))]
     options.folder.mkdir(parents=True, exist_ok=True)

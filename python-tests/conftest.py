@@ -7,18 +7,10 @@ import harness
 
 @pytest.fixture(scope="session")
 def extension():
-    """Path of the extension; its entry point may not be built yet."""
+    """Path of the extension."""
     if not harness.EXTENSION.exists():
         pytest.fail(f"{harness.EXTENSION} does not exist: run make")
     return harness.EXTENSION
-
-
-@pytest.fixture(scope="session")
-def replication(extension):
-    """Path of an extension that replicates. Skips only while `replica_sync` is not built."""
-    if not harness.replicates():
-        pytest.skip("replica_sync is not built yet")
-    return extension
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What tests, benchmarks and the demo share: where things are, and processes that never outlive their test."""
 
-import json
 import os
 import selectors
 import signal
@@ -17,42 +16,12 @@ PYTHON = Path(sys.executable)
 LITESTREAM = PYTHON.parent / "litestream"
 CLI = Path(os.environ.get("TEST_CLI", TARGET / "lib" / "release" / "sqlitereplicate"))
 
-# Run by the interpreter of the tests in a process of its own: a broken extension must not take pytest along.
-_PROBE = """
-import json, sqlite3, sys
-c = sqlite3.connect(":memory:")
-c.enable_load_extension(True)
-c.load_extension(sys.argv[1])
-names = [n for (n,) in c.execute("select distinct name from pragma_function_list")]
-print(json.dumps([n for n in names if n.startswith("replica_")]))
-"""
-
 
 def clean_environment(**more):
     """This environment without any variable of ours, and with `more`; a value of None leaves a name out."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SQLITEREPLICATE_", "LITESTREAM_"))}
     environment.update({k: str(v) for k, v in more.items() if v is not None})
     return environment
-
-
-def functions():
-    """The names of the extension's SQL functions.
-
-    Fails if there is no extension; one without an entry point (nothing is built yet) has no functions.
-    """
-    if not EXTENSION.exists():
-        raise FileNotFoundError(f"{EXTENSION} does not exist: run make")
-    probe = subprocess.run([PYTHON, "-c", _PROBE, EXTENSION], env=clean_environment(), capture_output=True, text=True, timeout=60)
-    if probe.returncode != 0 and "undefined symbol" in probe.stderr:
-        return []
-    if probe.returncode != 0:
-        raise RuntimeError(f"{EXTENSION} does not load: {probe.stderr.strip()}")
-    return json.loads(probe.stdout)
-
-
-def replicates():
-    """Whether this build has the main job: used only to leave tests out until it is built."""
-    return "replica_sync" in functions()
 
 
 def run(arguments, timeout=120, **options):

@@ -151,8 +151,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, replication):
-    return Site(tmp_path, replication)
+def site(tmp_path, extension):
+    return Site(tmp_path, extension)
 
 
 @JOURNALS
