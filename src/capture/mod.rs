@@ -67,11 +67,12 @@ impl Phase {
 pub trait WalView {
     /// `None` while a writer changes it, or when it is gone.
     fn header(&self) -> Option<Header>;
-    /// Page number of a committed frame.
-    fn pgno_of(&self, frame: u32) -> Option<Pgno>;
-    /// Last frame of a page among the first `mx_frame`; `Err` when the WAL was restarted meanwhile.
+    /// Calls `each` with the page number of the committed frames after `from` up to `to`, in order. `false`: one of them
+    /// cannot be read now.
+    fn pages_of(&self, from: u32, to: u32, each: &mut dyn FnMut(Pgno)) -> bool;
+    /// Last frame of each page among the first `mx_frame`, into `frames`; `Err` when the WAL was restarted meanwhile.
     #[allow(clippy::result_unit_err)]
-    fn find(&self, pgno: Pgno, mx_frame: u32) -> Result<Option<u32>, ()>;
+    fn find(&self, pages: &[Pgno], mx_frame: u32, frames: &mut Vec<Option<u32>>) -> Result<(), ()>;
     /// Last frame that a checkpoint may have copied into the database file.
     fn backfill_attempted(&self) -> Option<u32>;
 }

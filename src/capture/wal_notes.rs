@@ -60,9 +60,7 @@ impl WalNotes {
             } else if cursor.salts != header.salts {
                 *cursor = Cursor { salts: header.salts, frame: 0 };
             }
-            let complete = (cursor.frame + 1..=header.mx_frame)
-                .try_for_each(|frame| view.pgno_of(frame).map(|pgno| noted.note(pgno)))
-                .is_some();
+            let complete = view.pages_of(cursor.frame, header.mx_frame, &mut |pgno| noted.note(pgno));
             // A restart while we read: what we noted is harmless, what we missed the restarter noted.
             if complete && view.header().is_some_and(|h| h.salts == header.salts) {
                 cursor.frame = header.mx_frame;
@@ -123,10 +121,12 @@ mod tests {
             let mx_frame = wal.1.len() as u32;
             Some(Header { salts: wal.0, mx_frame, page_count: 9, page_size: PageSize::new(512), change: 0 })
         }
-        fn pgno_of(&self, frame: u32) -> Option<Pgno> {
-            self.0.borrow().1.get(frame as usize - 1).and_then(|&p| Pgno::new(p))
+        fn pages_of(&self, from: u32, to: u32, each: &mut dyn FnMut(Pgno)) -> bool {
+            let wal = self.0.borrow();
+            wal.1[from as usize..to as usize].iter().filter_map(|&p| Pgno::new(p)).for_each(each);
+            true
         }
-        fn find(&self, _: Pgno, _: u32) -> Result<Option<u32>, ()> {
+        fn find(&self, _: &[Pgno], _: u32, _: &mut Vec<Option<u32>>) -> Result<(), ()> {
             unreachable!("noting does not look pages up")
         }
         fn backfill_attempted(&self) -> Option<u32> {

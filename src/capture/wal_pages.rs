@@ -87,13 +87,7 @@ impl Reader<'_> {
 
     /// Adds the pages of frames committed between the noting and now.
     fn pages_since(&self, from: u32, to: u32, taken: &mut Taken) -> bool {
-        for frame in from + 1..=to {
-            match self.view.pgno_of(frame) {
-                Some(pgno) => taken.pages.push(pgno),
-                None => return false,
-            }
-        }
-        true
+        self.view.pages_of(from, to, &mut |pgno| taken.pages.push(pgno))
     }
 
     /// Gives back what a pass took and did not read.
@@ -147,8 +141,11 @@ impl Reader<'_> {
         data: &mut [u8],
     ) -> Result<bool> {
         let mut run: Option<(usize, usize)> = None; // pages [from, to) of the chunk, adjacent in the file
-        for (i, &pgno) in chunk.iter().enumerate() {
-            let Ok(frame) = self.view.find(pgno, at.mx_frame) else { return Ok(false) };
+        let mut frames = Vec::with_capacity(chunk.len());
+        if self.view.find(chunk, at.mx_frame, &mut frames).is_err() {
+            return Ok(false);
+        }
+        for (i, (&pgno, frame)) in chunk.iter().zip(frames).enumerate() {
             let slot = i * page_size.bytes();
             if let Some(frame) = frame {
                 let page = &mut data[slot..slot + page_size.bytes()];

@@ -39,6 +39,8 @@ pub struct Findings {
     pub head: Option<ReplicaHead>,
     /// Some position that this log remembers is in the replica's chain.
     pub related: bool,
+    /// The machine went down without a clean close: what was not fsynced may be gone.
+    pub power_lost: bool,
     pub if_missing: IfMissing,
 }
 
@@ -59,6 +61,8 @@ pub enum Verdict {
     Restore,
     /// The new database becomes the txid after the head, with all pages.
     Continue,
+    /// The local file becomes the txid after the head, with all pages.
+    LocalWins,
     /// Another writer owns the history from here on: nothing is sent, everything is kept.
     Fence,
     Refuse(Refusal),
@@ -118,7 +122,9 @@ fn decide_logged(f: &Findings, local: Local, head: ReplicaHead, continues: bool)
             Local::Known { noted: false } => Verdict::Refuse(Refusal::Behind),
             // Row 10: commits that are not in the replica, and another writer won.
             Local::Known { noted: true } => Verdict::Fence,
-            // Rows 8 and 11: which of the two needs an answer that only rolling forward can prove.
+            // Row 11: after a loss of power the log may be a second behind what we sent ourselves.
+            _ if f.power_lost => Verdict::LocalWins,
+            // Row 8 without a loss of power: somebody put an older file here.
             _ => Verdict::Refuse(Refusal::Behind),
         },
         Some(_) if f.related => Verdict::Fence,
@@ -186,6 +192,7 @@ mod tests {
             unsent: unsent.iter().map(|&n| sealed(n)).collect(),
             head,
             related: true,
+            power_lost: false,
             if_missing: IfMissing::Refuse,
         }
     }
@@ -270,6 +277,15 @@ mod tests {
     fn row_10_another_writer_won() {
         assert_eq!(decide(&findings(KNOWN, 4, &[4], other_head(4))), Verdict::Fence);
         assert_eq!(decide(&findings(NOTED, 3, &[], head(4))), Verdict::Fence);
+    }
+
+    #[test]
+    fn row_11_after_power_loss_local_wins_and_history_keeps_the_rest() {
+        let mut f = findings(Local::Unknown, 2, &[], head(3));
+        f.power_lost = true;
+        assert_eq!(decide(&f), Verdict::LocalWins);
+        f.recorded = Some(sealed(3).recorded());
+        assert_eq!(decide(&f), Verdict::GoOn { heal: true });
     }
 
     #[test]

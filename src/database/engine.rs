@@ -27,6 +27,9 @@ const BUSY_CYCLES_MAX: u32 = 20;
 /// Groups sealed in one cycle before the capture lock is given to another process.
 const GROUPS_MAX: u32 = 4;
 
+/// Pace at which the log's newest group is made to survive a loss of power.
+const POSITION_SYNC_MS: u64 = 1000;
+
 /// What a cycle came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cycle {
@@ -53,6 +56,9 @@ pub struct Engine {
     pub busy: u32,
     /// A group that starts from nothing in the middle of the history, and whose snapshot is not stored yet.
     pub whole: Option<Txid>,
+    /// The newest group that is known to survive a loss of power in the local log, and since when.
+    pub durable: Option<Txid>,
+    pub durable_at_ms: u64,
 }
 
 impl Engine {
@@ -246,6 +252,7 @@ impl Engine {
             }
         }
         db.home_succeeded();
+        self.keep_position_durable(db)?;
         for index in 1..self.replicas.len() {
             if let Err(error) = self.send_copy(db, index) {
                 db.copy_failed(index, &error);
@@ -254,10 +261,36 @@ impl Engine {
         self.forget(db, &txids)
     }
 
+    /// The log's own idea of where the history stands may be a second old after a loss of power, not more.
+    fn keep_position_durable(&mut self, db: &Database) -> Result<()> {
+        let Some(recorded) = self.recorded else { return Ok(()) };
+        let now = clock::monotonic_ms();
+        let due = self.durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
+        if due
+            && self.durable != Some(recorded.position.txid)
+            && db.log.path_of(recorded.position.txid).exists()
+        {
+            db.log.make_durable(recorded.position.txid)?;
+            (self.durable, self.durable_at_ms) = (Some(recorded.position.txid), now);
+        }
+        Ok(())
+    }
+
     fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
         let sealed = db.log.sealed(txid)?;
         let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
-        match home.put(&db.log, &sealed)? {
+        let outcome = match home.put(&db.log, &sealed) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // The replica lacks it for now, so it must last here.
+                if self.durable != Some(txid) {
+                    db.log.make_durable(txid)?;
+                    self.durable = Some(txid);
+                }
+                return Err(error);
+            }
+        };
+        match outcome {
             Outcome::Acknowledged => {
                 db.state.set_acknowledged(0, Some(txid));
                 self.snapshot_after_whole(db, &sealed)?;

@@ -115,20 +115,23 @@ impl WalView for ExclusiveWal {
         })
     }
 
-    fn pgno_of(&self, frame: u32) -> Option<Pgno> {
-        self.inner.lock().pages.get(frame as usize - 1).copied()
+    fn pages_of(&self, from: u32, to: u32, each: &mut dyn FnMut(Pgno)) -> bool {
+        let inner = self.inner.lock();
+        let pages = inner.pages.get(from as usize..to as usize);
+        pages.into_iter().flatten().copied().for_each(each);
+        pages.is_some()
     }
 
-    fn find(&self, pgno: Pgno, mx_frame: u32) -> Result<Option<u32>, ()> {
+    fn find(&self, pages: &[Pgno], mx_frame: u32, frames: &mut Vec<Option<u32>>) -> Result<(), ()> {
         let inner = self.inner.lock();
-        let Some(chain) = &inner.chain else { return Ok(None) };
-        match chain.find(pgno) {
+        frames.extend(pages.iter().map(|&pgno| match inner.chain.as_ref().and_then(|c| c.find(pgno)) {
             Some(frame) if frame > mx_frame => {
                 let upto = (mx_frame as usize).min(inner.pages.len());
-                Ok(inner.pages[..upto].iter().rposition(|&p| p == pgno).map(|i| i as u32 + 1))
+                inner.pages[..upto].iter().rposition(|&p| p == pgno).map(|i| i as u32 + 1)
             }
-            found => Ok(found),
-        }
+            found => found,
+        }));
+        Ok(())
     }
 
     fn backfill_attempted(&self) -> Option<u32> {

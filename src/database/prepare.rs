@@ -106,6 +106,10 @@ fn prepare_in(
     let head = Head::of(&home)?;
     let state = State::open(&folder.join("state"))?;
     let noted = NotedSet::open(&folder.join("noted"))?;
+    let power_lost = state.clean().is_none() && state.boot() != [0, 0] && state.boot() != boot_id()?;
+    if power_lost {
+        log.drop_damaged()?;
+    }
     let recorded = log.recorded()?;
     let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref())?;
     let findings = Findings {
@@ -114,6 +118,7 @@ fn prepare_in(
         unsent: unsent(&log, &state)?,
         related: is_related(&home, head.as_ref(), &state, recorded.as_ref())?,
         head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
+        power_lost,
         if_missing: settings.if_missing,
     };
     let verdict = decide(&findings);
@@ -342,6 +347,8 @@ impl Prepared {
             replicas,
             busy: 0,
             whole,
+            durable: None,
+            durable_at_ms: 0,
         };
         let rest = FileStat::of(&path).ok();
         Ok(Database::new(Parts {
@@ -424,7 +431,7 @@ impl Prepared {
                     None,
                 ))
             }
-            Verdict::Continue => {
+            Verdict::Continue | Verdict::LocalWins => {
                 let (page_size, page_count) = {
                     let header = &self.head.as_ref().expect("BUG: continuing nothing").header;
                     (header.page_size, header.page_count)
@@ -435,7 +442,14 @@ impl Prepared {
                 checksums.clear();
                 state.set_acknowledged(0, head);
                 noted.note_all();
-                Ok((Phase::Cold, Some(format!("a new database continues {url}")), None))
+                let event = match verdict {
+                    Verdict::Continue => format!("a new database continues {url}"),
+                    _ => format!(
+                        "after a loss of power the database is in a state that {url} does not know; it becomes the next \
+                         txid, and the history keeps what was there"
+                    ),
+                };
+                Ok((Phase::Cold, Some(event), None))
             }
             Verdict::Fence => {
                 let text = format!(

@@ -257,6 +257,9 @@ fn leave(database: &Database, live: &LiveFiles) {
         database.state.set_cycle(None);
         database.state.set_clean(Some(&stat));
     }
+    if let Some(newest) = database.log.txids().ok().and_then(|t| t.last().copied()) {
+        let _ = database.log.make_durable(newest);
+    }
     // A mark that does not last costs a scan at the next open, no more.
     let _ = database.noted.sync();
     let _ = database.state.sync();

@@ -45,6 +45,11 @@ impl ShmWal {
         Some(region)
     }
 
+    /// The regions that list the frames up to `frame`.
+    fn regions_for(&self, frame: u32) -> Option<Vec<ShmRegion>> {
+        (0..wal_index::regions_for(frame)).map(|at| self.region(at)).collect()
+    }
+
     /// Salts and last frame as they are this moment, unchecked: cheap enough for every commit.
     pub fn glance(&self) -> Option<(u32, u32, u32)> {
         let region = self.region(0)?;
@@ -76,20 +81,22 @@ impl WalView for ShmWal {
         wal_index::read_header(&pins)
     }
 
-    fn pgno_of(&self, frame: u32) -> Option<Pgno> {
-        let at = wal_index::regions_for(frame) - 1;
-        let region = self.region(at)?;
-        let mut pins = Pins((0..at).map(|_| None).collect());
-        pins.0.push(region.pin());
-        wal_index::pgno_of(&pins, frame)
+    fn pages_of(&self, from: u32, to: u32, each: &mut dyn FnMut(Pgno)) -> bool {
+        if from >= to {
+            return true;
+        }
+        let Some(regions) = self.regions_for(to) else { return false };
+        let pins = Pins(regions.iter().map(ShmRegion::pin).collect());
+        (from + 1..=to).try_for_each(|frame| wal_index::pgno_of(&pins, frame).map(&mut *each)).is_some()
     }
 
-    fn find(&self, pgno: Pgno, mx_frame: u32) -> Result<Option<u32>, ()> {
-        let regions: Vec<ShmRegion> = (0..wal_index::regions_for(mx_frame))
-            .map(|at| self.region(at))
-            .collect::<Option<_>>()
-            .ok_or(())?;
-        wal_index::find(&Pins(regions.iter().map(ShmRegion::pin).collect()), pgno, mx_frame)
+    fn find(&self, pages: &[Pgno], mx_frame: u32, frames: &mut Vec<Option<u32>>) -> Result<(), ()> {
+        let regions = self.regions_for(mx_frame).ok_or(())?;
+        let pins = Pins(regions.iter().map(ShmRegion::pin).collect());
+        for &pgno in pages {
+            frames.push(wal_index::find(&pins, pgno, mx_frame)?);
+        }
+        Ok(())
     }
 
     fn backfill_attempted(&self) -> Option<u32> {

@@ -155,6 +155,17 @@ impl Temp {
         self.file.set_modified(time).map_err(|e| Error::io("set the time of", &self.path, e))
     }
 
+    /// Gives the file its name without making it last: after a loss of power it may be gone or empty.
+    ///
+    /// # Errors
+    /// `Exists` when the name is taken, and then nothing is changed; `Invalid` as [`rename_new`]; else as the
+    /// system says.
+    pub fn publish_unsynced(mut self, name: &Path) -> Result<()> {
+        rename_new(&self.path, name)?;
+        self.published = true;
+        Ok(())
+    }
+
     /// Makes the file last and gives it its name; what it returns has survived power loss.
     ///
     /// # Errors

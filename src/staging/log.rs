@@ -1,6 +1,9 @@
 //! Sealed groups on their way to the replica: one level-0 LTX file each, under `ltx/`.
 //!
-//! A file enters by create-if-absent, fsynced, and never changes: a resend is byte for byte the same. The newest
+//! A file enters by create-if-absent and never changes: a resend is byte for byte the same. It is fsynced when the
+//! replica does not take it at once, and now and then (`make_durable`): what the replica has acknowledged need not
+//! last here, and an fsync for each group was measured to cost the application up to a third of its own
+//! (`docs/local-log.md`). After a loss of power a file that is not whole is dropped. The newest
 //! one stays, because it says where the history of this database stands; a *base* (`base-<txid>-<checksum>`) says
 //! so where the log starts from a restored copy. The number of a new group is therefore always read from the
 //! names in this folder, not from memory.
@@ -163,7 +166,7 @@ impl Log {
         }
     }
 
-    /// Seals a group: `fill` writes the LTX file, which is durable when this returns.
+    /// Seals a group: `fill` writes the LTX file. It survives the death of the process; see `make_durable`.
     ///
     /// # Errors
     /// `Exists` when `txid` is sealed already; what `fill` answers; `Full`, `Io`.
@@ -177,7 +180,39 @@ impl Log {
         let temp = durable::Temp::create(&path)?;
         fill(temp.file())?;
         temp.set_modified(timestamp)?;
-        temp.publish(&path).map(drop)
+        temp.publish_unsynced(&path)
+    }
+
+    /// Makes a sealed group survive a loss of power.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn make_durable(&self, txid: Txid) -> Result<()> {
+        let path = self.path_of(txid);
+        let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        durable::sync_file(&file, &path)?;
+        durable::sync_folder(durable::parent(&path))
+    }
+
+    /// After a loss of power: removes the newest groups that are not whole. Returns how many.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn drop_damaged(&self) -> Result<usize> {
+        let mut dropped = 0;
+        for txid in self.txids()?.into_iter().rev() {
+            let path = self.path_of(txid);
+            let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+            let whole = ltx::Decoder::new(std::io::BufReader::new(file), path.to_string_lossy())
+                .and_then(|mut decoder| decoder.verify_rest())
+                .is_ok();
+            if whole {
+                break;
+            }
+            self.forget(txid)?;
+            dropped += 1;
+        }
+        Ok(dropped)
     }
 
     /// Removes a sealed group that no replica lacks. The newest one must stay.
