@@ -2,7 +2,8 @@
 //!
 //! Test seams, environment variables that no user needs: `SQLITEREPLICATE_TEST_VFS_NAME` (the default VFS's name;
 //! a test of SQLite's suite runs only under `unix`), `SQLITEREPLICATE_TEST_STATS` (file for call counts),
-//! `SQLITEREPLICATE_TEST_WRAP=1` (wrap every database, replicate none).
+//! `SQLITEREPLICATE_TEST_WRAP=1` (wrap every database, replicate none), `SQLITEREPLICATE_TEST_KILL_AT` (number of
+//! calls on followed files, counted from the load, at which the process is killed).
 
 use std::env;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub fn settings() -> std::result::Result<Settings, String> {
         default_vfs_name: env::var("SQLITEREPLICATE_TEST_VFS_NAME")
             .unwrap_or_else(|_| "replvfs-default".into()),
         stats_file: env::var_os("SQLITEREPLICATE_TEST_STATS").map(PathBuf::from),
+        kill_at: env::var("SQLITEREPLICATE_TEST_KILL_AT").ok().and_then(|calls| calls.parse().ok()),
     })
 }
 

@@ -29,6 +29,8 @@ pub struct Settings {
     pub default_vfs_name: String,
     /// Append call counts to this file when the process ends.
     pub stats_file: Option<PathBuf>,
+    /// Kill the process at that call on a followed file.
+    pub kill_at: Option<u64>,
 }
 
 /// The entry point under the library's own name.
@@ -161,6 +163,9 @@ unsafe fn load(db: *mut sys::sqlite3, table: *const sys::sqlite3_api_routines) -
         unsafe { Library::load(table, &settings.default_vfs_name, extension::vfs_hooks, on_connection) }?;
     if let Some(file) = settings.stats_file {
         stats::write_at_exit(file);
+    }
+    if let Some(calls) = settings.kill_at {
+        stats::kill_at(calls);
     }
     if let (true, Some(vfs)) = (settings.default_vfs, library.vfs()) {
         vfs.make_default()?;

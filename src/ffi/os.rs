@@ -34,6 +34,12 @@ extern "C" fn in_forked_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Ends this process as `kill -9` does, for tests.
+pub(super) fn kill_self() {
+    // SAFETY: kill(2) on ourselves.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+}
+
 /// Calls `callback` when the process ends by `exit` or by returning from `main`; not on `_exit` or signals.
 /// It runs once, on any thread, in a forked child too: compare [`fork_generation`] there.
 pub fn at_exit(callback: fn()) {

@@ -1,6 +1,8 @@
-//! Counts of the calls that reach the VFS, for the test that proves that SQLite's own suite went through it.
+//! Counts of the calls that reach the VFS: for the test that proves that SQLite's own suite went through it, and for
+//! tests of a process that is killed at one exact call.
 //!
-//! Off unless [`write_at_exit`] was called; then one line `method count` per method is appended to the file.
+//! Off unless [`write_at_exit`] or [`kill_at`] was called. The first appends one line `method count` per method to
+//! its file; the second kills the process before that call on a file we follow.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -31,11 +33,28 @@ methods! {
 static ON: AtomicBool = AtomicBool::new(false);
 static COUNTS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
 static FILE: OnceLock<PathBuf> = OnceLock::new();
+/// Calls on files until the process is killed; 0: never.
+static KILL_IN: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn count(method: Method) {
     if ON.load(Ordering::Relaxed) {
-        COUNTS[method as usize].fetch_add(1, Ordering::Relaxed);
+        counted(method);
     }
+}
+
+#[cold]
+fn counted(method: Method) {
+    COUNTS[method as usize].fetch_add(1, Ordering::Relaxed);
+    let on_file = method as usize >= Method::Close as usize;
+    if on_file && KILL_IN.load(Ordering::Relaxed) > 0 && KILL_IN.fetch_sub(1, Ordering::Relaxed) == 1 {
+        os::kill_self();
+    }
+}
+
+/// Kills this process before the `calls`th call from now on a file we follow; 0: never.
+pub(super) fn kill_at(calls: u64) {
+    KILL_IN.store(calls, Ordering::Relaxed);
+    ON.store(true, Ordering::Relaxed);
 }
 
 /// From now on counts, and appends the counts to `file` when the process ends. Only the first call counts.
