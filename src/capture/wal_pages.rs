@@ -55,11 +55,12 @@ impl Reader<'_> {
                 (self.cold)();
             }
             let mut taken = self.noted.take(pass == 0);
-            let Some(at) = self.view.header().filter(|h| h.salts == before.header.salts) else { continue };
-            if !self.pages_since(before.header.mx_frame, at.mx_frame, &mut taken) {
+            let at = self.view.header().filter(|h| h.salts == before.header.salts);
+            let at = at.filter(|at| self.pages_since(before.header.mx_frame, at.mx_frame, &mut taken));
+            let Some(at) = at else {
                 self.note_again(&taken);
                 continue;
-            }
+            };
             let Some(shape) = self.shape(&at)? else { return Ok(Collected::NotNow(NotNow::Empty)) };
             if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
                 buffer = None;
@@ -198,4 +199,99 @@ pub fn file_shape(files: &dyn Files, page_size: Option<PageSize>) -> Result<Opti
     })?;
     let page_count = header.and_then(|h| h.page_count).unwrap_or(by_size);
     Ok(if size == 0 || page_count == 0 { None } else { Some(Shape { page_size, page_count }) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ltx::page_checksum;
+    use crate::sqlite::wal_index::{Header, Salts};
+    use crate::staging::checksums::PageChecksums;
+    use crate::staging::log::Recorded;
+    use crate::testing::Folder;
+    use crate::types::{Checksum, Position, Timestamp, Txid};
+    use std::cell::Cell;
+
+    const SIZE: usize = 512;
+
+    /// A WAL that this process restarts while it is looked at, at the given look.
+    struct Restarting<'a> {
+        looks: Cell<u32>,
+        at_look: u32,
+        state: &'a State,
+    }
+
+    impl WalView for Restarting<'_> {
+        fn header(&self) -> Option<Header> {
+            self.looks.set(self.looks.get() + 1);
+            let restarted = self.looks.get() >= self.at_look;
+            let (salts, mx_frame): (Salts, u32) = if restarted { (6, 0) } else { (5, 1) };
+            self.state.set_cycle(Some(salts));
+            let page_size = PageSize::new(SIZE as u32);
+            Some(Header { salts, mx_frame, page_count: 3, page_size, change: 0 })
+        }
+        fn pgno_of(&self, _: u32) -> Option<Pgno> {
+            Pgno::new(2)
+        }
+        fn find(&self, pgno: Pgno, mx_frame: u32) -> std::result::Result<Option<u32>, ()> {
+            Ok((pgno.get() == 2 && mx_frame > 0).then_some(1))
+        }
+        fn backfill_attempted(&self) -> Option<u32> {
+            Some(0)
+        }
+    }
+
+    /// Page 2 is all ones; the other pages are zero, as they were.
+    struct Ones;
+
+    impl Files for Ones {
+        fn read_database(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+            for (at, byte) in buffer.iter_mut().enumerate() {
+                *byte = u8::from((offset as usize + at) / SIZE == 1);
+            }
+            Ok(buffer.len())
+        }
+        fn database_size(&self) -> Result<u64> {
+            Ok(3 * SIZE as u64)
+        }
+        fn read_wal(&self, _: u64, buffer: &mut [u8]) -> Result<usize> {
+            buffer.fill(1);
+            Ok(buffer.len())
+        }
+    }
+
+    #[test]
+    fn noted_page_survives_a_restart_of_the_wal_at_any_look() {
+        for at_look in 1..12 {
+            let dir = Folder::new();
+            let state = State::open(&dir.path().join("state")).unwrap();
+            let noted = NotedSet::open(&dir.path().join("noted")).unwrap();
+            let mut checksums = PageChecksums::open(&dir.path().join("checksums")).unwrap();
+            let page_size = PageSize::new(SIZE as u32).unwrap();
+            checksums.reserve(3).unwrap();
+            let zero = |n: u32| Pgno::new(n).map(|p| (p, page_checksum(p, &[0; SIZE]))).unwrap();
+            checksums.apply(page_size, 3, (1..=3).map(zero));
+            let position = Position { txid: Txid::FIRST, checksum: Checksum::EMPTY };
+            let recorded = Recorded { position, page_size, page_count: 3, timestamp: Timestamp(0) };
+            // What the one who restarts notes before.
+            noted.note(Pgno::new(2).unwrap());
+            state.set_cycle(Some(if at_look > 1 { 5 } else { 6 }));
+            let view = Restarting { looks: Cell::new(0), at_look, state: &state };
+            let reader = Reader {
+                view: &view,
+                files: &Ones,
+                notes: &WalNotes::default(),
+                noted: &noted,
+                state: &state,
+                base: Base { recorded: Some(recorded), checksums: &checksums },
+                folder: dir.path(),
+                cold: &|| {},
+            };
+            let Ok(Collected::Pages(pages, _)) = reader.collect() else {
+                panic!("restart at look {at_look}: the noted page is lost")
+            };
+            let found: Vec<u32> = pages.checksums().map(|(p, _)| p.get()).collect();
+            assert_eq!(found, [2], "restart at look {at_look}");
+        }
+    }
 }
