@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -12,11 +13,15 @@ use crate::types::{Checksum, PageSize, Pgno};
 /// Bytes of pages kept in memory. A group of a busy writer is far smaller; a bulk load is not.
 pub const MEMORY_MAX: usize = 8 << 20;
 
+/// A multiple of every page size, large enough to go back to the system when it is freed.
+const BLOCK: usize = 256 << 10;
+
 /// The newest read version of each page, with its checksum.
 pub struct PageBuffer {
     page_size: PageSize,
     index: BTreeMap<Pgno, (u32, Checksum)>,
-    memory: Vec<u8>,
+    /// Blocks of [`BLOCK`] bytes, each allocated when it is needed: growing one vector would copy it and hold both.
+    memory: Vec<Box<[u8]>>,
     memory_slots: u32,
     slots: u32,
     folder: PathBuf,
@@ -94,8 +99,8 @@ impl PageBuffer {
     pub fn read(&self, pgno: Pgno, out: &mut [u8]) -> Result<()> {
         let (slot, _) = *self.index.get(&pgno).expect("BUG: read of a page that was not collected");
         if slot < self.memory_slots {
-            let at = slot as usize * self.page_size.bytes();
-            out.copy_from_slice(&self.memory[at..at + self.page_size.bytes()]);
+            let (block, range) = self.place(slot);
+            out.copy_from_slice(&self.memory[block][range]);
             return Ok(());
         }
         let spool = self.spool.as_ref().expect("BUG: a slot past memory without a spool");
@@ -106,11 +111,11 @@ impl PageBuffer {
 
     fn put(&mut self, slot: u32, data: &[u8]) -> Result<()> {
         if slot < self.memory_slots {
-            let at = slot as usize * data.len();
-            if self.memory.len() < at + data.len() {
-                self.memory.resize(at + data.len(), 0);
+            let (block, range) = self.place(slot);
+            if self.memory.len() == block {
+                self.memory.push(vec![0; BLOCK].into_boxed_slice());
             }
-            self.memory[at..at + data.len()].copy_from_slice(data);
+            self.memory[block][range].copy_from_slice(data);
             return Ok(());
         }
         let offset = self.spool_offset(slot);
@@ -119,6 +124,12 @@ impl PageBuffer {
             none => none.insert(unnamed_file(&self.folder)?),
         };
         spool.write_all_at(data, offset).map_err(|e| Error::io("write the spool in", &self.folder, e))
+    }
+
+    /// Block and bytes of a slot in memory; a block holds whole pages.
+    fn place(&self, slot: u32) -> (usize, Range<usize>) {
+        let at = slot as usize * self.page_size.bytes();
+        (at / BLOCK, at % BLOCK..at % BLOCK + self.page_size.bytes())
     }
 
     fn spool_offset(&self, slot: u32) -> u64 {

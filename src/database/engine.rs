@@ -22,6 +22,8 @@ use crate::upload::{Head, Outcome, Uploader};
 
 /// Pause before the next attempt when a transaction or another process was in the way.
 const SOON: Duration = Duration::from_millis(2);
+/// Pause while no connection shows what the WAL holds: until one of them reads, or the last one is gone.
+const NO_VIEW: Duration = Duration::from_millis(20);
 /// Cycles without stillness in a rollback mode after which one reading holds SHARED.
 const BUSY_CYCLES_MAX: u32 = 20;
 /// Groups sealed in one cycle before the capture lock is given to another process.
@@ -144,9 +146,7 @@ impl Engine {
                 Cycle::Later(SOON)
             }
             NotNow::Outrun => Cycle::Later(SOON),
-            NotNow::NoView => {
-                Cycle::Later(if db.connections.is_empty() { Duration::from_secs(1) } else { SOON })
-            }
+            NotNow::NoView => Cycle::Later(NO_VIEW),
         }
     }
 

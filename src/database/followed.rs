@@ -25,9 +25,6 @@ use crate::staging::state::State;
 use crate::status::Notices;
 use crate::types::{PageSize, Timestamp, Txid};
 
-/// Times that one event must be looked at again while another thread runs the engine.
-const AGAIN: Duration = Duration::from_millis(1);
-
 /// What the status table says of one replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaStatus {
@@ -67,6 +64,8 @@ pub struct Database {
     // Guards errors and events, of the database and home first, then of each copy.
     notices: Mutex<Vec<Notices>>,
     phase: Mutex<Phase>,
+    /// Somebody wanted a run while one was under way.
+    again: AtomicBool,
     /// A run is in the worker's heap.
     scheduled: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
@@ -119,6 +118,7 @@ impl Database {
             engine: Mutex::new(parts.engine),
             notices: Mutex::new(notices),
             phase: Mutex::new(parts.phase),
+            again: AtomicBool::new(false),
             scheduled: AtomicBool::new(false),
             dirty_since_ms: AtomicU64::new(0),
             page_size: AtomicU32::new(page_size),
@@ -317,7 +317,7 @@ impl Database {
         if !matches!(self.phase(), Phase::Live | Phase::Cold) {
             return None;
         }
-        let Some(mut engine) = self.engine.try_lock() else { return Some(AGAIN) };
+        let mut engine = self.lock_engine()?;
         let dirty = self.dirty_since_ms.swap(0, Ordering::AcqRel);
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.cycle(self)));
         let outcome = caught.unwrap_or_else(|panic| {
@@ -328,7 +328,13 @@ impl Database {
             );
             Ok(Cycle::Done)
         });
+        drop(engine);
+        let again = self.again.swap(false, Ordering::SeqCst);
         match outcome {
+            Ok(Cycle::Done) if again => {
+                self.scheduled.store(true, Ordering::Release);
+                Some(Duration::ZERO)
+            }
             Ok(Cycle::Done) => None,
             other => {
                 // Older than anything that came in meanwhile.
@@ -342,6 +348,15 @@ impl Database {
                 })
             }
         }
+    }
+
+    /// The engine, or a request to the thread that runs it to go on once more.
+    fn lock_engine(&self) -> Option<MutexGuard<'_, Engine>> {
+        self.engine.try_lock().or_else(|| {
+            self.again.store(true, Ordering::SeqCst);
+            // It may have let go before it could see the request.
+            self.engine.try_lock()
+        })
     }
 
     /// A look at what programs without the extension may have committed.

@@ -136,6 +136,8 @@ impl Runtime {
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
         databases.insert(database.path.clone(), Arc::clone(&database));
         let id = database.connections.add(wal);
+        // Groups that were never sent, and pages noted before, wait for no commit.
+        database.committed();
         Ok((database, id))
     }
 
