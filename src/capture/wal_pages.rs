@@ -230,11 +230,13 @@ mod tests {
             let page_size = PageSize::new(SIZE as u32);
             Some(Header { salts, mx_frame, page_count: 3, page_size, change: 0 })
         }
-        fn pgno_of(&self, _: u32) -> Option<Pgno> {
-            Pgno::new(2)
+        fn pages_of(&self, from: u32, to: u32, each: &mut dyn FnMut(Pgno)) -> bool {
+            (from..to).filter_map(|_| Pgno::new(2)).for_each(each);
+            true
         }
-        fn find(&self, pgno: Pgno, mx_frame: u32) -> std::result::Result<Option<u32>, ()> {
-            Ok((pgno.get() == 2 && mx_frame > 0).then_some(1))
+        fn find(&self, pages: &[Pgno], mx_frame: u32, frames: &mut Vec<Option<u32>>) -> Result<(), ()> {
+            frames.extend(pages.iter().map(|p| (p.get() == 2 && mx_frame > 0).then_some(1)));
+            Ok(())
         }
         fn backfill_attempted(&self) -> Option<u32> {
             Some(0)
