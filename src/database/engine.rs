@@ -15,6 +15,7 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::fs::LockFile;
 use crate::replica::FileReplica;
+use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Recorded, Sealed};
 use crate::types::Txid;
@@ -198,6 +199,14 @@ impl Engine {
     }
 
     fn collect_rollback(&self, db: &Database) -> Result<Collected> {
+        let mut bytes = [0; 100];
+        let there = self.live.base().read(0, &mut bytes)? == bytes.len();
+        // The header of an open transaction, perhaps the switch to WAL mode itself, is not looked at.
+        if there && header::parse(&bytes).is_some_and(|h| h.wal) && !self.live.base().check_reserved()? {
+            db.check_rest();
+            let tag = bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into();
+            db.state.set_tag(header::change_tag(tag.expect("BUG: a range of 16 bytes")));
+        }
         let held = self.busy >= BUSY_CYCLES_MAX && self.live.base().lock(1)?;
         if held {
             db.notices().event("the database was never still; one scan held a read lock");
@@ -336,7 +345,7 @@ impl Engine {
         }
         let url = self.replicas[0].url.clone();
         self.replicas[0].uploader = Some(Uploader::new(Box::new(FileReplica::open_or_create(&url)?), None));
-        db.went_cold(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
+        db.starts_over(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
         Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
     }
 

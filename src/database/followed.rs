@@ -75,6 +75,8 @@ pub struct Database {
     frames_written: AtomicU32,
     /// The file at rest when it was last proven to be what we know.
     rest: Mutex<Option<FileStat>>,
+    /// The file when [`Database::poll`] last looked at it: a change is worth a run, and proves nothing.
+    polled: Mutex<Option<FileStat>>,
     // Guards the right to replica and log folder; `None` once the database is closed, though the worker may still look.
     pub(super) claim: Mutex<Option<Claim>>,
 }
@@ -124,6 +126,7 @@ impl Database {
             page_size: AtomicU32::new(page_size),
             zero_salt_frames: AtomicU64::new(0),
             frames_written: AtomicU32::new(0),
+            polled: Mutex::new(parts.rest.clone()),
             rest: Mutex::new(parts.rest),
             claim: Mutex::new(Some(parts.claim)),
         };
@@ -215,6 +218,20 @@ impl Database {
     /// The file stands as we know it at this moment; a first look at an empty WAL compares with it.
     pub fn at_rest(&self) {
         *self.rest.lock() = FileStat::of(&self.path).ok();
+    }
+
+    /// The file is in WAL mode, without a WAL: only that it stands as it did proves that nobody wrote. Page 1 does
+    /// not, because commits in WAL mode leave its change counter alone.
+    pub(super) fn check_rest(&self) {
+        let now = FileStat::of(&self.path).ok();
+        let mut rest = self.rest.lock();
+        if now.is_none() || *rest != now {
+            // The look came first: what is written after it shows as another change.
+            *rest = now;
+            drop(rest);
+            self.noted.note_all();
+            self.went_cold("the database was changed before its WAL was opened");
+        }
     }
 
     /// Whether the file is still as [`Database::at_rest`] saw it.
@@ -369,10 +386,13 @@ impl Database {
                 let noted = self.notes.note(&*wal, &self.state, &self.noted);
                 noted.is_some_and(|n| n.went_cold) || !self.noted.is_empty()
             }
-            None => !self.noted.is_empty() || !self.is_at_rest(),
+            None => {
+                let now = FileStat::of(&self.path).ok();
+                let before = std::mem::replace(&mut *self.polled.lock(), now.clone());
+                !self.noted.is_empty() || before != now
+            }
         };
         if changed {
-            self.at_rest();
             self.committed();
         }
     }
@@ -393,14 +413,28 @@ impl Database {
         self.notices.lock()[index].succeeded();
     }
 
-    /// Every page was noted, because something may have changed unseen.
+    /// Every page was noted, because something may have changed unseen. While that is being healed, a second reason
+    /// is no news.
     pub fn went_cold(&self, why: &str) {
+        let was_live = self.enter_cold();
+        if was_live {
+            self.notices().event(format!("healing by difference: {why}"));
+        }
+    }
+
+    /// The home replica was emptied: everything is sent again.
+    pub(super) fn starts_over(&self, event: &str) {
+        self.enter_cold();
+        self.notices().event(event);
+    }
+
+    fn enter_cold(&self) -> bool {
         let mut phase = self.phase.lock();
-        if *phase == Phase::Live {
+        let was_live = *phase == Phase::Live;
+        if was_live {
             *phase = Phase::Cold;
         }
-        drop(phase);
-        self.notices().event(format!("healing by difference: {why}"));
+        was_live
     }
 
     pub(super) fn healed(&self) {
