@@ -227,7 +227,7 @@ impl Reader<'_> {
         deadline: Deadline,
     ) -> Result<Option<bool>> {
         let (mut now, mut exact, mut deadline) = (at, true, deadline);
-        let mut data = vec![0; CHUNK_PAGES * shape.page_size.bytes()];
+        let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
         for chunk in pages.chunks(CHUNK_PAGES) {
             loop {
                 self.read_chunk(chunk, shape, &mut data)?;

@@ -117,7 +117,7 @@ impl Reader<'_> {
     ) -> Result<bool> {
         let mut exact = true;
         let mut now = *at;
-        let mut data = vec![0; CHUNK_PAGES * shape.page_size.bytes()];
+        let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
         for chunk in pages.chunks(CHUNK_PAGES) {
             loop {
                 let done = self.read_chunk(chunk, &now, shape.page_size, &mut data)?;

@@ -56,6 +56,8 @@ pub struct Prepared {
     verdict: Option<Verdict>,
     found: Option<AtRest>,
     restored: Option<restore::Restored>,
+    /// The file as it was when it was looked at.
+    looked_at: Option<FileStat>,
 }
 
 /// Decides over the open.
@@ -100,8 +102,8 @@ fn prepare_in(
     let users = log.users()?;
     if !lock_users(&users, settings.open_timeout)? {
         let head = Head::of(&home)?;
-        let (verdict, found, restored) = (None, None, None);
-        return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored });
+        let (verdict, found, restored, looked_at) = (None, None, None, None);
+        return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored, looked_at });
     }
     let head = Head::of(&home)?;
     let state = State::open(&folder.join("state"))?;
@@ -111,6 +113,7 @@ fn prepare_in(
         log.drop_damaged()?;
     }
     let recorded = log.recorded()?;
+    let looked_at = FileStat::of(&settings.database).ok();
     let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref())?;
     let findings = Findings {
         local,
@@ -123,7 +126,7 @@ fn prepare_in(
     };
     let verdict = decide(&findings);
     let mut prepared =
-        Prepared { settings, claim, log, users, home, head, verdict: Some(verdict), found, restored: None };
+        Prepared { settings, claim, log, users, home, head, verdict: Some(verdict), found, restored: None, looked_at };
     match verdict {
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
         Verdict::Restore => prepared.restore(&findings.unsent).map(|()| prepared),
@@ -305,6 +308,7 @@ impl Prepared {
                 .map_err(|e| e.while_doing("replica_if_missing=restore"))?,
         );
         self.head = Head::of(&self.home)?;
+        self.looked_at = FileStat::of(path).ok();
         Ok(())
     }
 
@@ -350,7 +354,8 @@ impl Prepared {
             durable: None,
             durable_at_ms: 0,
         };
-        let rest = FileStat::of(&path).ok();
+        // What was changed since the look was not seen: the first look at a WAL, or at page 1, compares with it.
+        let rest = self.looked_at.or_else(|| FileStat::of(&path).ok());
         Ok(Database::new(Parts {
             settings: self.settings,
             log: self.log,
