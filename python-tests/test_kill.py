@@ -147,9 +147,9 @@ class Rounds:
 
 @pytest.mark.parametrize("locking", ["NORMAL", "EXCLUSIVE"])
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])
-def test_killed_writer_loses_nothing_that_was_acknowledged(tmp_path, replica, replication, journal, locking):
+def test_killed_writer_loses_nothing_that_was_acknowledged(tmp_path, replica, extension, journal, locking):
     dice = random.Random(f"{journal} {locking}")
-    rounds = Rounds(tmp_path, replica, replication)
+    rounds = Rounds(tmp_path, replica, extension)
     for number in range(ROUNDS):
         calls = dice.randrange(1, CALLS_MAX) if number % 2 else None
         arguments = [journal, locking, dice.randrange(1 << 30)]

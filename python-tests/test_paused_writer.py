@@ -119,8 +119,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, replica, replication, process):
-    made = World(tmp_path, replica, replication, process)
+def world(tmp_path, replica, extension, process):
+    made = World(tmp_path, replica, extension, process)
     made.begin()
     return made
 

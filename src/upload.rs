@@ -86,13 +86,14 @@ impl Uploader {
         &*self.client
     }
 
-    /// Looks up an acknowledged txid that another process of ours may have uploaded meanwhile.
+    /// Looks up the newest acknowledged txid, which another process of ours may have uploaded meanwhile; a lower one
+    /// when that process started the replica over.
     ///
     /// # Errors
     /// Those of the store.
     pub fn follow(&mut self, acknowledged: Option<Txid>) -> Result<()> {
         let known = self.newest.as_ref().map(|f| f.range.max);
-        if let Some(txid) = acknowledged.filter(|&txid| known.is_none_or(|k| k < txid))
+        if let Some(txid) = acknowledged.filter(|&txid| known != Some(txid))
             && let Some(file) = self.client.stat(Level::CAPTURED, TxidRange::one(txid))?
         {
             self.newest = Some(file);

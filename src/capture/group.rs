@@ -117,6 +117,8 @@ pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) ->
             && checksums.page_count() == recorded.page_count
             && checksums.total() == recorded.position.checksum
     };
+    // Another process may have made the map longer than it is here.
+    checksums.reserve(recorded.page_count.max(checksums.page_count()))?;
     if proven(checksums) {
         return Ok(true);
     }
@@ -128,7 +130,6 @@ pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) ->
         while let Some(pgno) = decoder.next_page(&mut page)? {
             pages.push((pgno, page_checksum(pgno, &page)));
         }
-        checksums.reserve(recorded.page_count)?;
         checksums.apply(recorded.page_size, recorded.page_count, pages);
         if proven(checksums) {
             return Ok(true);

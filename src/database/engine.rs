@@ -153,9 +153,10 @@ impl Engine {
 
     /// Another process may have sealed and sent meanwhile.
     fn refresh(&mut self, db: &Database) -> Result<()> {
-        let next = self.recorded.map_or(Txid::FIRST, |r| r.position.txid.next());
-        if db.log.path_of(next).exists() {
-            self.recorded = db.log.recorded()?;
+        // What follows ours may be sealed, sent and forgotten: only the newest name says where the history stands.
+        let newest = db.log.recorded()?;
+        if newest != self.recorded {
+            self.recorded = newest;
             if let Some(recorded) = &self.recorded
                 && !group::reapply(&db.log, &mut self.checksums, recorded)?
             {
