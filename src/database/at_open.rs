@@ -15,10 +15,25 @@ pub enum Local {
     Missing,
     /// Its state is the recorded one plus pages that are noted; `noted`: there are such pages.
     Known { noted: bool },
-    /// It may have been changed unseen.
+    /// It may have been changed unseen, by somebody who meant to.
     Unknown,
+    /// The machine went down before it was closed: what was not synced may be lost. The state as it was found.
+    Crashed(Found),
     /// There is no log of ours beside it. Its checksum, when that could be computed.
     Unlogged(Option<Checksum>),
+}
+
+/// The state of a database after a crash of the machine, told by the checksum of its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The end of the replica.
+    Head,
+    /// The recorded position.
+    Recorded,
+    /// An earlier position of its own history.
+    Earlier,
+    /// Neither: inside a group, or ahead of the log, or not to be told before SQLite played its journal back.
+    Other,
 }
 
 /// The end of the replica's history.
@@ -39,8 +54,6 @@ pub struct Findings {
     pub head: Option<ReplicaHead>,
     /// Some position that this log remembers is in the replica's chain.
     pub related: bool,
-    /// The machine went down without a clean close: what was not fsynced may be gone.
-    pub power_lost: bool,
     pub if_missing: IfMissing,
 }
 
@@ -51,10 +64,8 @@ pub enum Verdict {
     Start,
     /// Level-0 `1-1` with all pages, created if absent.
     StartOver,
-    /// Go on from the recorded position; `heal`: every page is noted first.
-    GoOn {
-        heal: bool,
-    },
+    /// Go on from the recorded position.
+    GoOn(Base),
     /// The local file is the replica's head, and gets a log that says so.
     Adopt,
     /// Restore the replica into place, after sending what is unsent.
@@ -68,6 +79,19 @@ pub enum Verdict {
     Refuse(Refusal),
 }
 
+/// How far the recorded page checksums hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Every page that differs is noted.
+    Holds,
+    /// The database was changed: every page is noted first.
+    Changed,
+    /// The machine crashed, and the state is as recorded: every page is noted all the same, nothing is expected.
+    Crashed,
+    /// The machine crashed, and the state is another: it wins by difference, the history keeps the rest.
+    Doubt,
+}
+
 /// Why an open is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -77,6 +101,8 @@ pub enum Refusal {
     MissingUnsent,
     /// The local file is an earlier state of the replica.
     Behind,
+    /// The machine crashed, and the local file lost commits that the replica has.
+    Lost,
     /// A copied file, a deleted log, or the replica of another database.
     Unrelated,
 }
@@ -96,7 +122,7 @@ pub fn decide(f: &Findings) -> Verdict {
         },
         // Row 4: a replica without files.
         (Local::Unlogged(_), None) => Verdict::StartOver,
-        (_, None) if continues => Verdict::GoOn { heal: f.local == Local::Unknown },
+        (local, None) if continues => Verdict::GoOn(base(local)),
         (_, None) => Verdict::StartOver,
         // Rows 5 and 12 without a log of ours.
         (Local::Unlogged(state), Some(head)) => {
@@ -108,27 +134,52 @@ pub fn decide(f: &Findings) -> Verdict {
 }
 
 fn decide_logged(f: &Findings, local: Local, head: ReplicaHead, continues: bool) -> Verdict {
-    let heal = local == Local::Unknown;
     let post = head.proof.map(|p| p.post);
     match f.recorded {
         // A log that never sealed anything says nothing about a replica with history.
         None => Verdict::Refuse(Refusal::Unrelated),
-        // Rows 5 and 9: the replica ends where we do.
-        Some(r) if is_head(&r.position, head.txid, post) => Verdict::GoOn { heal },
+        // Row 5: the log may be a second behind what we sent ourselves.
+        Some(r)
+            if local == Local::Crashed(Found::Head)
+                && r.position.txid <= head.txid
+                && !is_head(&r.position, head.txid, post) =>
+        {
+            Verdict::Adopt
+        }
+        // Row 8: only rolling forward brings back what the machine lost.
+        Some(r)
+            if local == Local::Crashed(Found::Earlier)
+                && (f.related || is_head(&r.position, head.txid, post)) =>
+        {
+            Verdict::Refuse(Refusal::Lost)
+        }
+        // Rows 5, 9 and 11: the replica ends where we do.
+        Some(r) if is_head(&r.position, head.txid, post) => Verdict::GoOn(base(local)),
         // Row 6: our own groups follow the head.
-        Some(_) if continues => Verdict::GoOn { heal },
+        Some(_) if continues => Verdict::GoOn(base(local)),
         Some(r) if head.txid > r.position.txid && f.related && f.unsent.is_empty() => match local {
             // Row 7: an outdated node.
             Local::Known { noted: false } => Verdict::Refuse(Refusal::Behind),
+            // Row 8, as above.
+            Local::Crashed(Found::Recorded) => Verdict::Refuse(Refusal::Lost),
             // Row 10: commits that are not in the replica, and another writer won.
             Local::Known { noted: true } => Verdict::Fence,
             // Row 11: after a loss of power the log may be a second behind what we sent ourselves.
-            _ if f.power_lost => Verdict::LocalWins,
+            Local::Crashed(_) => Verdict::LocalWins,
             // Row 8 without a loss of power: somebody put an older file here.
             _ => Verdict::Refuse(Refusal::Behind),
         },
         Some(_) if f.related => Verdict::Fence,
         Some(_) => Verdict::Refuse(Refusal::Unrelated),
+    }
+}
+
+fn base(local: Local) -> Base {
+    match local {
+        Local::Unknown => Base::Changed,
+        Local::Crashed(Found::Recorded | Found::Head) => Base::Crashed,
+        Local::Crashed(_) => Base::Doubt,
+        Local::Known { .. } | Local::Missing | Local::Unlogged(_) => Base::Holds,
     }
 }
 
@@ -192,7 +243,6 @@ mod tests {
             unsent: unsent.iter().map(|&n| sealed(n)).collect(),
             head,
             related: true,
-            power_lost: false,
             if_missing: IfMissing::Refuse,
         }
     }
@@ -235,25 +285,21 @@ mod tests {
         for f in [findings(KNOWN, 3, &[], None), findings(Local::Unlogged(None), 0, &[], None)] {
             assert_eq!(decide(&f), Verdict::StartOver);
         }
-        assert_eq!(
-            decide(&findings(KNOWN, 2, &[1, 2], None)),
-            Verdict::GoOn { heal: false },
-            "never sent yet"
-        );
+        assert_eq!(decide(&findings(KNOWN, 2, &[1, 2], None)), Verdict::GoOn(Base::Holds), "never sent yet");
         assert_eq!(decide(&findings(KNOWN, 3, &[3], None)), Verdict::StartOver, "1 and 2 were there once");
     }
 
     #[test]
     fn row_5_same_state_goes_on() {
-        assert_eq!(decide(&findings(KNOWN, 3, &[], head(3))), Verdict::GoOn { heal: false });
-        assert_eq!(decide(&findings(NOTED, 3, &[], head(3))), Verdict::GoOn { heal: false });
+        assert_eq!(decide(&findings(KNOWN, 3, &[], head(3))), Verdict::GoOn(Base::Holds));
+        assert_eq!(decide(&findings(NOTED, 3, &[], head(3))), Verdict::GoOn(Base::Holds));
         assert_eq!(decide(&findings(Local::Unlogged(Some(sum(3))), 0, &[], head(3))), Verdict::Adopt);
     }
 
     #[test]
     fn row_6_our_own_groups_follow() {
-        assert_eq!(decide(&findings(KNOWN, 5, &[4, 5], head(3))), Verdict::GoOn { heal: false });
-        assert_eq!(decide(&findings(KNOWN, 5, &[3, 4, 5], head(3))), Verdict::GoOn { heal: false });
+        assert_eq!(decide(&findings(KNOWN, 5, &[4, 5], head(3))), Verdict::GoOn(Base::Holds));
+        assert_eq!(decide(&findings(KNOWN, 5, &[3, 4, 5], head(3))), Verdict::GoOn(Base::Holds));
         assert_eq!(decide(&findings(KNOWN, 5, &[5], head(3))), Verdict::Fence, "4 is missing");
     }
 
@@ -263,14 +309,38 @@ mod tests {
     }
 
     #[test]
-    fn row_8_unknown_state_behind_the_replica_is_refused_until_it_can_roll_forward() {
+    fn row_8_what_a_crash_of_the_machine_lost_is_refused_until_it_can_roll_forward() {
         assert_eq!(decide(&findings(Local::Unknown, 2, &[], head(3))), Verdict::Refuse(Refusal::Behind));
+        for (recorded, unsent) in [(3, &[][..]), (2, &[]), (4, &[4])] {
+            let f = findings(Local::Crashed(Found::Earlier), recorded, unsent, head(3));
+            assert_eq!(decide(&f), Verdict::Refuse(Refusal::Lost), "recorded {recorded}");
+        }
+    }
+
+    #[test]
+    fn row_5_state_as_recorded_after_a_crash_is_never_a_change() {
+        let mut f = findings(Local::Crashed(Found::Recorded), 3, &[], head(3));
+        assert_eq!(decide(&f), Verdict::GoOn(Base::Crashed));
+        f = findings(Local::Crashed(Found::Recorded), 2, &[], head(3));
+        assert_eq!(decide(&f), Verdict::Refuse(Refusal::Lost), "row 8");
+        f = findings(Local::Crashed(Found::Head), 2, &[], head(3));
+        assert_eq!(decide(&f), Verdict::Adopt, "the log may be behind what was sent");
+        f = findings(Local::Crashed(Found::Head), 3, &[], head(3));
+        assert_eq!(decide(&f), Verdict::GoOn(Base::Crashed));
+    }
+
+    #[test]
+    fn row_11_doubt_after_a_crash_wins_by_difference() {
+        for (recorded, unsent) in [(3, &[][..]), (4, &[4])] {
+            let f = findings(Local::Crashed(Found::Other), recorded, unsent, head(3));
+            assert_eq!(decide(&f), Verdict::GoOn(Base::Doubt));
+        }
     }
 
     #[test]
     fn row_9_changed_while_away_heals() {
-        assert_eq!(decide(&findings(Local::Unknown, 3, &[], head(3))), Verdict::GoOn { heal: true });
-        assert_eq!(decide(&findings(Local::Unknown, 4, &[4], head(3))), Verdict::GoOn { heal: true });
+        assert_eq!(decide(&findings(Local::Unknown, 3, &[], head(3))), Verdict::GoOn(Base::Changed));
+        assert_eq!(decide(&findings(Local::Unknown, 4, &[4], head(3))), Verdict::GoOn(Base::Changed));
     }
 
     #[test]
@@ -281,11 +351,10 @@ mod tests {
 
     #[test]
     fn row_11_after_power_loss_local_wins_and_history_keeps_the_rest() {
-        let mut f = findings(Local::Unknown, 2, &[], head(3));
-        f.power_lost = true;
+        let mut f = findings(Local::Crashed(Found::Other), 2, &[], head(3));
         assert_eq!(decide(&f), Verdict::LocalWins);
         f.recorded = Some(sealed(3).recorded());
-        assert_eq!(decide(&f), Verdict::GoOn { heal: true });
+        assert_eq!(decide(&f), Verdict::GoOn(Base::Doubt));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Engine {
     pub busy: u32,
     /// A group that starts from nothing in the middle of the history, and whose snapshot is not stored yet.
     pub whole: Option<Txid>,
+    /// The state page is on disk, so that a loss of power does not bring back the clean mark of the last close.
+    pub marked: bool,
     /// The newest group that is known to survive a loss of power in the local log, and since when.
     pub durable: Option<Txid>,
     pub durable_at_ms: u64,
@@ -287,6 +289,10 @@ impl Engine {
     }
 
     fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
+        if !self.marked {
+            db.state.sync()?;
+            self.marked = true;
+        }
         let sealed = db.log.sealed(txid)?;
         let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
         let outcome = match home.put(&db.log, &sealed) {

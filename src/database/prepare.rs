@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::at_open::{Findings, Local, Refusal, ReplicaHead, Verdict, decide};
+use super::at_open::{Base, Findings, Found, Local, Refusal, ReplicaHead, Verdict, decide};
 use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
 use super::live::{LiveFiles, beside};
@@ -108,25 +108,34 @@ fn prepare_in(
     let head = Head::of(&home)?;
     let state = State::open(&folder.join("state"))?;
     let noted = NotedSet::open(&folder.join("noted"))?;
-    let power_lost = state.clean().is_none() && state.boot() != [0, 0] && state.boot() != boot_id()?;
-    if power_lost {
+    if power_was_lost(&state)? {
         log.drop_damaged()?;
     }
     let recorded = log.recorded()?;
     let looked_at = FileStat::of(&settings.database).ok();
-    let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref())?;
+    let post = head.as_ref().and_then(|h| h.header.proof).map(|p| p.post);
+    let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref(), post)?;
     let findings = Findings {
         local,
         recorded,
         unsent: unsent(&log, &state)?,
         related: is_related(&home, head.as_ref(), &state, recorded.as_ref())?,
         head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
-        power_lost,
         if_missing: settings.if_missing,
     };
     let verdict = decide(&findings);
-    let mut prepared =
-        Prepared { settings, claim, log, users, home, head, verdict: Some(verdict), found, restored: None, looked_at };
+    let mut prepared = Prepared {
+        settings,
+        claim,
+        log,
+        users,
+        home,
+        head,
+        verdict: Some(verdict),
+        found,
+        restored: None,
+        looked_at,
+    };
     match verdict {
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
         Verdict::Restore => prepared.restore(&findings.unsent).map(|()| prepared),
@@ -158,6 +167,7 @@ fn look_at(
     state: &State,
     noted: &NotedSet,
     recorded: Option<&Recorded>,
+    head: Option<Checksum>,
 ) -> Result<(Local, Option<AtRest>)> {
     let stat = match FileStat::of(path) {
         Ok(stat) if stat.size > 0 => stat,
@@ -168,15 +178,39 @@ fn look_at(
     let live = LiveFiles::new(base.open(path, true)?, path);
     live.refresh_wal()?;
     if recorded.is_none() {
-        let hot = File::open(beside(path, "-journal")).is_ok_and(|f| {
-            let mut magic = [0; 8];
-            f.read_exact_at(&mut magic, 0).is_ok() && magic != [0; 8]
-        });
-        let found = if hot { None } else { at_rest::read(&live)? };
+        let found = read_state(path, &live)?;
         return Ok((Local::Unlogged(found.as_ref().map(|f| f.checksum)), found));
     }
-    let known = is_known(path, &stat, &live, state)?;
-    Ok((if known { Local::Known { noted: !noted.is_empty() } } else { Local::Unknown }, None))
+    if is_known(path, &stat, &live, state)? {
+        return Ok((Local::Known { noted: !noted.is_empty() }, None));
+    }
+    let same_file = state.file_id() == (stat.device, stat.inode);
+    if !same_file || !power_was_lost(state)? {
+        return Ok((Local::Unknown, None));
+    }
+    let whole = read_state(path, &live)?;
+    let is = |checksum: Checksum| whole.as_ref().is_some_and(|w| w.checksum == checksum);
+    let found = match recorded {
+        _ if head.is_some_and(is) => Found::Head,
+        Some(recorded) if is(recorded.position.checksum) => Found::Recorded,
+        _ if state.positions().any(|p| is(p.checksum)) => Found::Earlier,
+        _ => Found::Other,
+    };
+    Ok((Local::Crashed(found), whole))
+}
+
+/// The machine went down without a clean close: what was not synced may be gone.
+fn power_was_lost(state: &State) -> Result<bool> {
+    Ok(state.clean().is_none() && state.boot() != [0, 0] && state.boot() != boot_id()?)
+}
+
+/// The whole database; `None` when only SQLite can tell, because it must play a journal back first.
+fn read_state(path: &Path, live: &LiveFiles) -> Result<Option<AtRest>> {
+    let hot = File::open(beside(path, "-journal")).is_ok_and(|f| {
+        let mut magic = [0; 8];
+        f.read_exact_at(&mut magic, 0).is_ok() && magic != [0; 8]
+    });
+    if hot { Ok(None) } else { at_rest::read(live) }
 }
 
 /// Whether an anchor proves that every change since the recorded position is noted.
@@ -285,6 +319,10 @@ impl Prepared {
                 "{path} is an earlier state of {url}, which goes on to txid {head}: rolling forward is not built \
                  yet; restore into a new file instead, or move this file away and set replica_if_missing=restore"
             ),
+            Refusal::Lost => format!(
+                "the machine went down, and {path} lost commits that {url} has, up to txid {head}: rolling forward \
+                 is not built yet; move the file away and set replica_if_missing=restore to have them back"
+            ),
             Refusal::Unrelated => format!(
                 "{url} ends at txid {head} in a state that {path} was never in: it is the replica of another \
                  database, or this file is a copy without its local log; choose an empty replica, or restore from \
@@ -351,6 +389,7 @@ impl Prepared {
             replicas,
             busy: 0,
             whole,
+            marked: false,
             durable: None,
             durable_at_ms: 0,
         };
@@ -396,21 +435,30 @@ impl Prepared {
                 }
                 Ok((if verdict == Verdict::StartOver { Phase::Cold } else { Phase::Live }, event, None))
             }
-            Verdict::GoOn { heal } => {
+            Verdict::GoOn(trust) => {
                 state.set_acknowledged(0, head);
                 let recorded = self.log.recorded()?.expect("BUG: going on from no position");
                 let base = group::reapply(&self.log, checksums, &recorded)?;
-                if heal || !base {
+                let event = match trust {
+                    Base::Holds => None,
+                    Base::Changed => Some("the database was changed while the extension was not there"),
+                    Base::Crashed => Some("the machine went down; the database is as recorded"),
+                    Base::Doubt => Some(
+                        "the machine went down, and the database is in a state that was not recorded: this state \
+                         goes on; what the replica had beyond it stays in its history",
+                    ),
+                };
+                let cold = trust != Base::Holds || !base;
+                if cold {
                     noted.note_all();
                 }
-                let event = heal.then(|| {
-                    "healing by difference: the database was changed while the extension was not there"
-                        .to_owned()
-                });
-                Ok((if heal || !base { Phase::Cold } else { Phase::Live }, event, None))
+                let event = event.map(|e| format!("{e}; comparing every page"));
+                Ok((if cold { Phase::Cold } else { Phase::Live }, event, None))
             }
             Verdict::Adopt => {
                 let found = self.found.take().expect("BUG: adopting a state that was not read");
+                self.log.reset()?;
+                forget(state, noted, checksums);
                 self.rebase(checksums, found.shape.page_size, found.shape.page_count, found.pages)?;
                 state.set_acknowledged(0, head);
                 // What was committed after the look is found by looking at everything once.

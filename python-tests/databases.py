@@ -1,0 +1,87 @@
+"""Databases under replication, as the tests open, compare and restore them. In this process, with Debian's SQLite."""
+
+import functools
+import itertools
+import sqlite3
+import urllib.parse
+
+import harness
+
+
+@functools.cache
+def load():
+    """Loads the extension into this process, where it stays."""
+    loader = sqlite3.connect(":memory:")
+    loader.enable_load_extension(True)
+    loader.load_extension(str(harness.EXTENSION))
+    loader.close()
+
+
+def url(replica):
+    return f"file://{replica}"
+
+
+def uri(database, replica=None, **parameters):
+    """The URI that opens `database` through replvfs; of a parameter `None` leaves it out."""
+    given = {"vfs": "replvfs", "replica": replica and url(replica), **parameters}
+    listed = "&".join(f"{k}={urllib.parse.quote(str(v))}" for k, v in given.items() if v is not None)
+    return f"file:{urllib.parse.quote(str(database))}?{listed}"
+
+
+def connect(database, replica=None, **parameters):
+    load()
+    return sqlite3.connect(uri(database, replica, **parameters), uri=True, isolation_level=None, timeout=20)
+
+
+def plain(database):
+    """A connection that knows nothing of the extension."""
+    return sqlite3.connect(database, isolation_level=None, timeout=20)
+
+
+def one(connection, sql, *arguments):
+    """The only value of the only row."""
+    ((value,),) = connection.execute(sql, arguments).fetchall()
+    return value
+
+
+def sync(connection, timeout=60):
+    return one(connection, "SELECT replica_sync(?)", timeout)
+
+
+def status(connection, schema="main", replica=None):
+    """The row of `replica_status` as a dictionary; of the home replica unless another is named; None: no row."""
+    cursor = connection.execute("SELECT * FROM replica_status WHERE schema = ?", (schema,))
+    names = [column[0] for column in cursor.description]
+    rows = [dict(zip(names, row)) for row in cursor]
+    rows = [row for row in rows if row["replica"] == url(replica)] if replica else rows[:1]
+    return rows[0] if rows else None
+
+
+def restore(replica, copy, options=None):
+    """Restores by the SQL function and returns the txid."""
+    load()
+    connection = sqlite3.connect(":memory:")
+    try:
+        return one(connection, "SELECT replica_restore(?, ?, ?)", url(replica), str(copy), options)
+    finally:
+        connection.close()
+
+
+def files(replica, level=0):
+    """The LTX files of one level, by name."""
+    return sorted((replica / "ltx" / str(level)).glob("*.ltx"))
+
+
+_names = itertools.count()
+
+
+def assert_equal(replica, database, options=None):
+    """The replica restores to the bytes of `database`, which nobody has open; returns the txid."""
+    assert not database.with_name(database.name + "-wal").exists(), "compare it when it is closed"
+    copy = replica.with_name(f"copy-{next(_names)}.db")
+    txid = restore(replica, copy, options)
+    assert copy.read_bytes() == database.read_bytes(), f"txid {txid} differs from {database}"
+    connection = plain(copy)
+    assert one(connection, "PRAGMA integrity_check") == "ok"
+    connection.close()
+    return txid
