@@ -4,7 +4,7 @@
 //! for. A region is pinned for one answer only, so that the connection can close at any moment: from then on every
 //! answer is "not there".
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::capture::WalView;
 use crate::ffi::hooks::{ConnectionFile, ShmRegion, ShmView};
@@ -13,18 +13,27 @@ use crate::types::Pgno;
 
 pub struct ShmWal {
     file: ConnectionFile,
+    // Guards region 0, which every commit looks at.
+    first: RwLock<Option<ShmRegion>>,
     // Guards the list of mapped regions.
     regions: Mutex<Vec<Option<ShmRegion>>>,
 }
 
 impl ShmWal {
     pub fn new(file: ConnectionFile) -> ShmWal {
-        ShmWal { file, regions: Mutex::default() }
+        ShmWal { file, first: RwLock::new(None), regions: Mutex::default() }
     }
 
     /// SQLite mapped a region for the connection.
     pub fn add(&self, region: u32, view: ShmRegion) {
         let mut regions = self.regions.lock();
+        if region == 0 {
+            // Mapped anew: regions of an earlier mapping are gone with it.
+            if regions.first().is_some_and(|r| r.as_ref().is_none_or(|r| r.pin().is_none())) {
+                regions.clear();
+            }
+            *self.first.write() = Some(view.clone());
+        }
         let at = region as usize;
         if regions.len() <= at {
             regions.resize(at + 1, None);
@@ -33,7 +42,7 @@ impl ShmWal {
     }
 
     pub fn is_mapped(&self) -> bool {
-        self.region(0).is_some_and(|r| r.pin().is_some())
+        self.first.read().as_ref().is_some_and(|r| r.pin().is_some())
     }
 
     fn region(&self, at: usize) -> Option<ShmRegion> {
@@ -52,8 +61,8 @@ impl ShmWal {
 
     /// Salts and last frame as they are this moment, unchecked: cheap enough for every commit.
     pub fn glance(&self) -> Option<(u32, u32, u32)> {
-        let region = self.region(0)?;
-        let view = region.pin()?;
+        let first = self.first.read();
+        let view = first.as_ref()?.pin()?;
         Some((view.load(8), view.load(9), view.load(4)))
     }
 }
