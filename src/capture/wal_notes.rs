@@ -24,6 +24,14 @@ const HEADER_TRIES: u32 = 100;
 struct Cursor {
     salts: Salts,
     frame: u32,
+    /// What the wal-index shows, without a frame, until the first commit of a cycle that this process began.
+    shown: Option<Salts>,
+}
+
+impl Cursor {
+    fn at_start_of(salts: Salts) -> Cursor {
+        Cursor { salts, ..Cursor::default() }
+    }
 }
 
 /// The cursor of one process on one database.
@@ -51,19 +59,23 @@ impl WalNotes {
                 std::hint::spin_loop();
                 continue;
             };
+            let begun = cursor.shown == Some(header.salts) && header.mx_frame == 0;
+            if begun && state.cycle() == cycle_of(cursor.salts) {
+                return Some(NotedUpTo { header, went_cold });
+            }
             let shrunk = cursor.salts == header.salts && header.mx_frame < cursor.frame;
             if cycle_of(header.salts) != state.cycle() || shrunk {
                 noted.note_all();
                 state.set_cycle(cycle_of(header.salts));
                 went_cold = true;
-                *cursor = Cursor { salts: header.salts, frame: 0 };
+                *cursor = Cursor::at_start_of(header.salts);
             } else if cursor.salts != header.salts {
-                *cursor = Cursor { salts: header.salts, frame: 0 };
+                *cursor = Cursor::at_start_of(header.salts);
             }
             let complete = view.pages_of(cursor.frame, header.mx_frame, &mut |pgno| noted.note(pgno));
             // A restart while we read: what we noted is harmless, what we missed the restarter noted.
             if complete && view.header().is_some_and(|h| h.salts == header.salts) {
-                cursor.frame = header.mx_frame;
+                (cursor.frame, cursor.shown) = (header.mx_frame, None);
                 return Some(NotedUpTo { header, went_cold });
             }
         }
@@ -74,29 +86,25 @@ impl WalNotes {
     pub fn restarted(&self, before: Salts, view: &dyn WalView, state: &State) {
         let Some(header) = view.header() else { return };
         if state.cycle() == cycle_of(before) && header.salts != before && header.mx_frame == 0 {
-            self.enter(header.salts, state);
+            self.enter(header.salts, None, state);
         }
     }
 
     /// This process writes the header of a WAL that holds nothing yet, with the salts `new`.
     pub fn begins(&self, new: Salts, view: Option<&dyn WalView>, state: &State) {
-        let proven = match view {
-            // The wal-index says that the cycle which is proven has no frames.
-            Some(view) => {
-                view.header().is_some_and(|h| h.mx_frame == 0 && cycle_of(h.salts) == state.cycle())
-            }
-            // The only connection there can be; what it wrote before is noted.
-            None => true,
-        };
-        if proven {
-            self.enter(new, state);
+        // None: the only connection there can be; what it wrote before is noted.
+        let Some(view) = view else { return self.enter(new, None, state) };
+        // The wal-index says that the cycle which is proven has no frames.
+        let empty = |h: &Header| h.mx_frame == 0 && cycle_of(h.salts) == state.cycle();
+        if let Some(header) = view.header().filter(empty) {
+            self.enter(new, Some(header.salts), state);
         }
     }
 
-    fn enter(&self, salts: Salts, state: &State) {
+    fn enter(&self, salts: Salts, shown: Option<Salts>, state: &State) {
         let mut cursor = self.cursor.lock();
         state.set_cycle(cycle_of(salts));
-        *cursor = Cursor { salts, frame: 0 };
+        *cursor = Cursor { salts, frame: 0, shown };
     }
 }
 
@@ -198,6 +206,7 @@ mod tests {
         w.wal.set(6, &[]);
         w.notes.restarted(5, &w.wal, &w.state);
         w.notes.begins(8, Some(&w.wal), &w.state);
+        assert_eq!(w.note(), (false, vec![]), "the wal-index shows the new cycle at its first commit");
         w.wal.set(8, &[2]);
         assert_eq!(w.note(), (false, vec![2]));
         w.notes.begins(9, Some(&w.wal), &w.state);

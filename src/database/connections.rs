@@ -57,6 +57,7 @@ struct Inner {
     entries: Vec<Entry>,
     /// WAL files open in this process.
     wal_files: usize,
+    shm_deleted: bool,
 }
 
 #[derive(Default)]
@@ -102,7 +103,20 @@ impl Connections {
     }
 
     pub fn wal_opened(&self) {
-        self.inner.lock().wal_files += 1;
+        let mut inner = self.inner.lock();
+        inner.wal_files += 1;
+        inner.shm_deleted = false;
+    }
+
+    /// The last close of a WAL gave its shared memory back, having noted and checkpointed everything. It holds
+    /// EXCLUSIVE and has nothing mapped, and is no connection that works without shared memory.
+    pub fn shm_deleted(&self) {
+        self.inner.lock().shm_deleted = true;
+    }
+
+    /// A connection works on the WAL without shared memory.
+    pub fn is_exclusive_wal(&self) -> bool {
+        self.exclusive().is_some() && self.mapped().is_none() && !self.inner.lock().shm_deleted
     }
 
     /// `true`: no WAL is open any more.

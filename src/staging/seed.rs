@@ -1,5 +1,7 @@
 //! A local log for a database that was just restored: the next open goes on at once, without a scan.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::checksums::PageChecksums;
@@ -7,6 +9,7 @@ use super::log::{Log, Recorded};
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::fs::{FileStat, boot_id};
+use crate::sqlite::header;
 use crate::types::{Checksum, PageSize, Pgno, Position, Timestamp};
 
 /// The state that was restored.
@@ -60,6 +63,7 @@ pub fn beside(database: &Path, seed: &Seed<'_>) -> Result<()> {
     state.set_acknowledged(0, Some(seed.position.txid));
     state.push_position(seed.position);
     state.set_clean(Some(&stat));
+    state.set_tag(tag_of(database)?);
     state.sync()?;
     log.set_base(Recorded {
         position: seed.position,
@@ -67,4 +71,15 @@ pub fn beside(database: &Path, seed: &Seed<'_>) -> Result<()> {
         page_count: seed.page_count,
         timestamp: seed.timestamp,
     })
+}
+
+/// The change tag of page 1. The file was made a moment ago, so nobody has locks on it that a close could drop.
+fn tag_of(database: &Path) -> Result<u64> {
+    let mut tag = [0; header::TAG_LEN];
+    let file = File::open(database).map_err(|e| Error::io("open", database, e))?;
+    match file.read_exact_at(&mut tag, header::TAG_OFFSET) {
+        Ok(()) => Ok(header::change_tag(&tag)),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(0),
+        Err(e) => Err(Error::io("read", database, e)),
+    }
 }

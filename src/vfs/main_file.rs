@@ -262,6 +262,7 @@ impl MainHooks for MainFile {
             self.db.went_cold("the wal-index could not be read at the end");
         }
         if delete {
+            self.db.connections.shm_deleted();
             // Checkpointed, and EXCLUSIVE is held: the file is the whole state from here on.
             self.db.state.set_cycle(None);
             self.db.state.set_tag(self.tag().unwrap_or(0));

@@ -31,7 +31,7 @@ impl WalFile {
     }
 
     fn is_exclusive(&self) -> bool {
-        self.db.connections.exclusive().is_some() && self.db.connections.mapped().is_none()
+        self.db.connections.is_exclusive_wal()
     }
 }
 
