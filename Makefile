@@ -29,6 +29,9 @@ check: fmt lint test-rust ## before a commit
 
 test: check library test-sql test-py bench-small sqlite-tests-fast ## every kind of test at its small setting
 
+test-long: check library program venv ## the long settings of every kind, and how long each took
+	@$(PYTHON) python-tests/long_tests.py
+
 sqlite-tests: library ## SQLite's own test suite through the VFS, compared with the plain one
 	python3 python-tests/sqlite_suite.py
 
@@ -36,7 +39,7 @@ sqlite-tests-fast: library ## its fast files only
 	python3 python-tests/sqlite_suite.py --fast
 
 .DEFAULT_GOAL := library
-.PHONY: library program help fmt fmt-fix lint test-rust check test sqlite-tests sqlite-tests-fast
+.PHONY: library program help fmt fmt-fix lint test-rust check test test-long sqlite-tests sqlite-tests-fast
 
 # ---- Python and SQL tests, benchmark, demo
 

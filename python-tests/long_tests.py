@@ -1,0 +1,40 @@
+"""`make test-long`: every kind of test at its long setting, one after the other, and how long each took.
+
+All of them run, whatever fails; the table at the end says what did.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+import harness
+
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "python-tests"]
+# Name, command, environment.
+STEPS = [
+    ("models", ["cargo", "test", "--release", "--quiet", "model"], {"MODEL_RUNS": "2000"}),
+    ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
+    ("python-tests", PYTEST, {"LONG": "1"}),
+    ("sqlite-tests", [sys.executable, "python-tests/sqlite_suite.py"], {}),
+    ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
+]
+
+
+def main(names):
+    results = []
+    for name, command, more in STEPS:
+        if names and name not in names:
+            continue
+        print(f"==== {name}", flush=True)
+        started = time.monotonic()
+        code = subprocess.run(command, cwd=harness.ROOT, env={**os.environ, **more}).returncode
+        results.append((name, time.monotonic() - started, code))
+    print("\n==== how long each took")
+    for name, seconds, code in results:
+        print(f"{name:<14} {int(seconds) // 60:>3} min {int(seconds) % 60:02} s  {'passed' if code == 0 else 'FAILED'}")
+    return 1 if any(code for _, _, code in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
