@@ -19,6 +19,8 @@ const BLOCK: usize = 256 << 10;
 /// The newest read version of each page, with its checksum.
 pub struct PageBuffer {
     page_size: PageSize,
+    /// Pages that are as the base knows them are kept too.
+    keeps_all: bool,
     index: BTreeMap<Pgno, (u32, Checksum)>,
     /// Blocks of [`BLOCK`] bytes, each allocated when it is needed: growing one vector would copy it and hold both.
     memory: Vec<Box<[u8]>>,
@@ -33,6 +35,7 @@ impl PageBuffer {
     pub fn new(page_size: PageSize, folder: &Path) -> PageBuffer {
         PageBuffer {
             page_size,
+            keeps_all: false,
             index: BTreeMap::new(),
             memory: Vec::new(),
             memory_slots: (MEMORY_MAX / page_size.bytes()) as u32,
@@ -40,6 +43,13 @@ impl PageBuffer {
             folder: folder.to_owned(),
             spool: None,
         }
+    }
+
+    /// From here on every page offered is kept.
+    #[must_use]
+    pub fn keeping_all(mut self, keeps_all: bool) -> PageBuffer {
+        self.keeps_all = keeps_all;
+        self
     }
 
     pub fn page_size(&self) -> PageSize {
@@ -68,7 +78,7 @@ impl PageBuffer {
         let slot = match self.index.get(&pgno) {
             Some(&(_, same)) if same == checksum => return Ok(()),
             Some(&(slot, _)) => slot,
-            None if known == Some(checksum) => return Ok(()),
+            None if known == Some(checksum) && !self.keeps_all => return Ok(()),
             None => {
                 self.slots += 1;
                 self.slots - 1

@@ -21,7 +21,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::wal_pages::file_shape;
-use super::work::{Base, pages_to_read};
+use super::work::{Base, carries_all, pages_to_read};
 use super::{Collected, Files, NotNow, PageBuffer, Shape};
 use crate::clock::Deadline;
 use crate::error::Result;
@@ -188,12 +188,19 @@ impl Reader<'_> {
                 }
                 continue;
             };
-            foreign.0 |= self.check_tag()?;
+            let tag = self.tag()?;
             let now = self.noted.take(again);
             again = false;
             list.all |= now.all;
             list.pages.extend(now.pages);
             if !self.quiet.still(&at)? {
+                continue;
+            }
+            if tag.is_some_and(|tag| tag != self.state.tag()) {
+                // Somebody else committed. What they changed is taken in the next pass.
+                self.noted.note_all();
+                self.state.set_tag(tag.unwrap_or(0));
+                foreign.0 = true;
                 continue;
             }
             let Some(shape) = file_shape(self.files, self.base.recorded.map(|r| r.page_size))? else {
@@ -206,7 +213,9 @@ impl Reader<'_> {
             if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
                 return Ok((Collected::Nothing, foreign));
             }
-            let kept = buffer.get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder));
+            let whole = carries_all(list.all, &pages, self.base.shape(), shape);
+            let kept = buffer
+                .get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder).keeping_all(whole));
             match self.read(&pages, at, shape, kept, deadline)? {
                 Some(exact) => {
                     list = if exact { return Ok((finish(buffer, shape), foreign)) } else { Taken::default() }
@@ -283,29 +292,20 @@ impl Reader<'_> {
     }
 
     fn finish_served(&self, (shape, pages, data): Served, buffer: Option<PageBuffer>) -> Result<Collected> {
-        let mut buffer = buffer.unwrap_or_else(|| PageBuffer::new(shape.page_size, self.folder));
+        let whole = carries_all(false, &pages, self.base.shape(), shape);
+        let mut buffer =
+            buffer.unwrap_or_else(|| PageBuffer::new(shape.page_size, self.folder).keeping_all(whole));
         for (&pgno, page) in pages.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
             buffer.offer(pgno, page, self.base.known(pgno, shape))?;
         }
         Ok(finish(Some(buffer), shape))
     }
 
-    /// Compares page 1 with what we last wrote. `true`: somebody else committed; every page is noted.
-    fn check_tag(&self) -> Result<bool> {
+    /// The change tag of page 1; `None` of an empty file.
+    fn tag(&self) -> Result<Option<u64>> {
         let mut bytes = [0; TAG_LEN];
-        if self.files.read_database(TAG_OFFSET, &mut bytes)? < TAG_LEN {
-            return Ok(false);
-        }
-        let tag = change_tag(&bytes);
-        if tag == self.state.tag() {
-            return Ok(false);
-        }
-        let foreign = tag != self.state.tag_written();
-        if foreign {
-            self.noted.note_all();
-        }
-        self.state.set_tag(tag);
-        Ok(foreign)
+        let there = self.files.read_database(TAG_OFFSET, &mut bytes)?;
+        Ok((there == TAG_LEN).then(|| change_tag(&bytes)))
     }
 }
 

@@ -13,7 +13,7 @@
 //! is not read from the file. A page read in an earlier pass and not committed since is still right; one that was
 //! torn or newer than its pass has a frame after that pass's M, and is read again.
 
-use super::work::{Base, pages_to_read};
+use super::work::{Base, carries_all, pages_to_read};
 use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView};
 use crate::error::{Error, Result};
 use crate::sqlite::{header, wal, wal_index};
@@ -26,6 +26,8 @@ use std::path::Path;
 const PASSES_MAX: u32 = 12;
 /// Pages read between two looks at the salts.
 const CHUNK_PAGES: usize = 256;
+/// Times that one chunk is read before the view counts as gone: its connection may have closed.
+const CHUNK_TRIES: u32 = 100;
 
 /// Everything a reading needs; the pages go to a buffer that spools into `folder`.
 pub struct Reader<'a> {
@@ -64,14 +66,19 @@ impl Reader<'_> {
             let Some(shape) = self.shape(&at)? else { return Ok(Collected::NotNow(NotNow::Empty)) };
             if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
                 buffer = None;
+                self.note_again(&taken);
                 taken = self.noted.take(true);
             }
             let pages = pages_to_read(&taken, self.base.shape(), shape, buffer.as_ref());
             if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
                 return Ok(Collected::Nothing);
             }
-            let buffer = buffer.get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder));
-            let exact = self.read(&pages, &at, shape, buffer)?;
+            let whole = carries_all(taken.all, &pages, self.base.shape(), shape);
+            let buffer = buffer
+                .get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder).keeping_all(whole));
+            let Some(exact) = self.read(&pages, &at, shape, buffer)? else {
+                return Ok(Collected::NotNow(NotNow::Outrun));
+            };
             let still = self.view.header().is_some_and(|h| h.salts == at.salts);
             if exact && still && self.view.backfill_attempted().is_some_and(|frame| frame <= at.mx_frame) {
                 buffer.truncate(shape.page_count);
@@ -107,19 +114,23 @@ impl Reader<'_> {
         file_shape(self.files, at.page_size.or(self.base.recorded.map(|r| r.page_size)))
     }
 
-    /// Reads pages as of `at`. `false`: the WAL was restarted meanwhile, and some are of a later commit.
+    /// Reads pages as of `at`. `false`: the WAL was restarted meanwhile, and some are of a later commit. `None`: the
+    /// view went away, or shows what the files do not hold; what was taken stays taken.
     fn read(
         &self,
         pages: &[Pgno],
         at: &wal_index::Header,
         shape: Shape,
         buffer: &mut PageBuffer,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let mut exact = true;
         let mut now = *at;
         let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
         for chunk in pages.chunks(CHUNK_PAGES) {
-            loop {
+            for attempt in 0.. {
+                if attempt == CHUNK_TRIES {
+                    return Ok(None);
+                }
                 let done = self.read_chunk(chunk, &now, shape.page_size, &mut data)?;
                 match self.view.header() {
                     Some(after) if after.salts == now.salts && done => break,
@@ -131,7 +142,7 @@ impl Reader<'_> {
                 buffer.offer(pgno, page, self.base.known(pgno, shape))?;
             }
         }
-        Ok(exact)
+        Ok(Some(exact))
     }
 
     fn read_chunk(
@@ -219,12 +230,17 @@ mod tests {
         looks: Cell<u32>,
         at_look: u32,
         state: &'a State,
+        /// Instead of a restart, the connection behind the view closes.
+        closes: bool,
     }
 
     impl WalView for Restarting<'_> {
         fn header(&self) -> Option<Header> {
             self.looks.set(self.looks.get() + 1);
             let restarted = self.looks.get() >= self.at_look;
+            if restarted && self.closes {
+                return None;
+            }
             let (salts, mx_frame): (Salts, u32) = if restarted { (6, 0) } else { (5, 1) };
             self.state.set_cycle(Some(salts));
             let page_size = PageSize::new(SIZE as u32);
@@ -264,7 +280,7 @@ mod tests {
 
     #[test]
     fn noted_page_survives_a_restart_of_the_wal_at_any_look() {
-        for at_look in 1..12 {
+        for (at_look, closes) in (1..12).flat_map(|look| [(look, false), (look, true)]) {
             let dir = Folder::new();
             let state = State::open(&dir.path().join("state")).unwrap();
             let noted = NotedSet::open(&dir.path().join("noted")).unwrap();
@@ -277,8 +293,8 @@ mod tests {
             let recorded = Recorded { position, page_size, page_count: 3, timestamp: Timestamp(0) };
             // What the one who restarts notes before.
             noted.note(Pgno::new(2).unwrap());
-            state.set_cycle(Some(if at_look > 1 { 5 } else { 6 }));
-            let view = Restarting { looks: Cell::new(0), at_look, state: &state };
+            state.set_cycle(Some(if at_look > 1 || closes { 5 } else { 6 }));
+            let view = Restarting { looks: Cell::new(0), at_look, state: &state, closes };
             let reader = Reader {
                 view: &view,
                 files: &Ones,
@@ -289,8 +305,13 @@ mod tests {
                 folder: dir.path(),
                 cold: &|| {},
             };
-            let Ok(Collected::Pages(pages, _)) = reader.collect() else {
-                panic!("restart at look {at_look}: the noted page is lost")
+            let pages = match reader.collect() {
+                Ok(Collected::Pages(pages, _)) => pages,
+                Ok(Collected::NotNow(NotNow::Outrun)) if closes => {
+                    assert_eq!(noted.take(true).pages, [Pgno::new(2).unwrap()], "closed at look {at_look}");
+                    continue;
+                }
+                _ => panic!("restart at look {at_look}: the noted page is lost"),
             };
             let found: Vec<u32> = pages.checksums().map(|(p, _)| p.get()).collect();
             assert_eq!(found, [2], "restart at look {at_look}");

@@ -67,6 +67,15 @@ pub fn pages_to_read(
     pages
 }
 
+/// Whether a group over these pages carries them all, changed or not (W5): the database shrank, and a rewrite of most
+/// of it made [`pages_to_read`] answer every page. A look at everything for another reason carries only what differs.
+pub fn carries_all(all_noted: bool, pages: &[Pgno], base: Option<Shape>, shape: Shape) -> bool {
+    let shrank =
+        base.is_some_and(|old| old.page_size == shape.page_size && shape.page_count < old.page_count);
+    let lock = usize::from(shape.page_size.lock_pgno().get() <= shape.page_count);
+    shrank && !all_noted && pages.len() + lock == shape.page_count as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

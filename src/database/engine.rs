@@ -159,10 +159,11 @@ impl Engine {
         let newest = db.log.recorded()?;
         if newest != self.recorded {
             self.recorded = newest;
-            if let Some(recorded) = &self.recorded
-                && !group::reapply(&db.log, &mut self.checksums, recorded)?
-            {
-                db.noted.note_all();
+            if let Some(recorded) = &self.recorded {
+                db.set_page_size(recorded.page_size);
+                if !group::reapply(&db.log, &mut self.checksums, recorded)? {
+                    db.noted.note_all();
+                }
             }
         }
         for (index, replica) in self.replicas.iter_mut().enumerate() {

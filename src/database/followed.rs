@@ -23,7 +23,7 @@ use crate::staging::log::Log;
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
 use crate::status::Notices;
-use crate::types::{PageSize, Timestamp, Txid};
+use crate::types::{PageSize, Pgno, Timestamp, Txid};
 
 /// What the status table says of one replica.
 #[derive(Clone, Debug)]
@@ -152,17 +152,8 @@ impl Database {
     /// Notes the pages that a write of `len` bytes at `offset` of the database file touches.
     pub fn note_write(&self, offset: u64, len: usize) {
         self.changed();
-        match self.page_size() {
-            Some(size) => {
-                let size = u64::from(size.get());
-                let (first, last) = (offset / size, (offset + len.max(1) as u64 - 1) / size);
-                for index in first..=last {
-                    match u32::try_from(index + 1).ok().and_then(crate::types::Pgno::new) {
-                        Some(pgno) => self.noted.note(pgno),
-                        None => self.noted.note_all(),
-                    }
-                }
-            }
+        match self.page_size().and_then(|size| written_page(offset, len, size)) {
+            Some(pgno) => self.noted.note(pgno),
             None => self.noted.note_all(),
         }
     }
@@ -449,5 +440,28 @@ impl Database {
         *self.phase.lock() = phase;
         self.notices().error(why);
         self.tickets.end(why);
+    }
+}
+
+/// The page that a write covers. `None`: it is not one page of this size. SQLite writes whole pages, so the page size
+/// is changing, and what the known one would call page 7 may be another page of the next group.
+fn written_page(offset: u64, len: usize, size: PageSize) -> Option<Pgno> {
+    if len != size.bytes() || !offset.is_multiple_of(u64::from(size.get())) {
+        return None;
+    }
+    u32::try_from(offset / u64::from(size.get()) + 1).ok().and_then(Pgno::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_in_another_page_size_than_the_known_one_is_no_page() {
+        let size = PageSize::new(1024).unwrap();
+        assert_eq!(written_page(2048, 1024, size), Pgno::new(3));
+        for (offset, len) in [(2048, 512), (2048, 2048), (512, 1024)] {
+            assert_eq!(written_page(offset, len, size), None, "{offset} {len}");
+        }
     }
 }
