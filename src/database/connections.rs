@@ -42,13 +42,24 @@ impl Connected {
     }
 }
 
+/// What a connection does to the database file, in a rollback mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writing {
+    /// Nothing since its last commit.
+    #[default]
+    No,
+    /// Each write found a journal on disk to undo it: the transaction lasts as long as that one is hot.
+    Journaled,
+    /// A transaction is open until its commit or until the lock goes.
+    Unknown,
+}
+
 struct Entry {
     id: ConnectionId,
     wal: Arc<ShmWal>,
     /// EXCLUSIVE is held.
     exclusive: bool,
-    /// The database file was written since the last commit.
-    writing: bool,
+    writing: Writing,
 }
 
 #[derive(Default)]
@@ -71,7 +82,7 @@ impl Connections {
         let mut inner = self.inner.lock();
         inner.next += 1;
         let id = ConnectionId(inner.next);
-        inner.entries.push(Entry { id, wal, exclusive: false, writing: false });
+        inner.entries.push(Entry { id, wal, exclusive: false, writing: Writing::No });
         id
     }
 
@@ -134,12 +145,12 @@ impl Connections {
         self.with(id, |e| e.exclusive = exclusive);
     }
 
-    pub fn set_writing(&self, id: ConnectionId, writing: bool) {
+    pub fn set_writing(&self, id: ConnectionId, writing: Writing) {
         self.with(id, |e| e.writing = writing);
     }
 
-    /// Some connection of ours holds EXCLUSIVE: `Some(true)` while it is in the middle of writing.
-    pub fn exclusive(&self) -> Option<bool> {
+    /// Some connection of ours holds EXCLUSIVE, and does this.
+    pub fn exclusive(&self) -> Option<Writing> {
         self.inner.lock().entries.iter().find(|e| e.exclusive).map(|e| e.writing)
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::connections::Connections;
+use super::connections::{Connections, Writing};
 use crate::capture::Files;
 use crate::capture::rollback_pages::{Quiet, Stillness};
 use crate::clock;
@@ -82,6 +82,28 @@ pub fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> Resu
     Ok(done)
 }
 
+/// Whether a journal lies beside the database that the next reader would play back.
+///
+/// # Errors
+/// `Io`.
+pub fn journal_is_hot(database: &Path) -> Result<bool> {
+    let path = beside(database, "-journal");
+    match File::open(&path) {
+        Ok(file) => is_hot(&file, &path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("open", &path, e)),
+    }
+}
+
+/// Whether a journal begins as one that a transaction goes on with, or that a reader would play back.
+///
+/// # Errors
+/// `Io`.
+pub fn is_hot(journal: &File, path: &Path) -> Result<bool> {
+    let mut magic = [0; 8];
+    Ok(read_at(journal, path, 0, &mut magic)? == magic.len() && magic != [0; 8])
+}
+
 impl Files for LiveFiles {
     fn read_database(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.base.read(offset, buffer)
@@ -121,7 +143,10 @@ impl LiveQuiet<'_> {
     fn is_open(&self) -> Result<bool> {
         match self.connections.exclusive() {
             // Our own connection keeps everybody else out: only what it is doing counts.
-            Some(writing) => Ok(writing),
+            Some(Writing::No) => Ok(false),
+            Some(Writing::Unknown) => Ok(true),
+            // It may have rolled back, which it tells nobody; but then it has put the journal away.
+            Some(Writing::Journaled) => journal_is_hot(self.path),
             None => self.files.base.check_reserved(),
         }
     }
@@ -129,17 +154,6 @@ impl LiveQuiet<'_> {
     fn is_fresh(&self, stat: &FileStat) -> bool {
         let age = clock::coarse_now_ns() - i128::from(stat.changed_ns);
         self.connections.exclusive().is_none() && age < TICK.as_nanos() as i128
-    }
-
-    /// A journal that the next reader would play back.
-    fn journal_is_hot(&self) -> Result<bool> {
-        let path = beside(self.path, "-journal");
-        let mut magic = [0; 8];
-        match File::open(&path) {
-            Ok(file) => Ok(read_at(&file, &path, 0, &mut magic)? == magic.len() && magic != [0; 8]),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::io("open", &path, e)),
-        }
     }
 }
 
@@ -151,7 +165,7 @@ impl Quiet for LiveQuiet<'_> {
         }
         // In EXCLUSIVE mode the journal of a committed transaction may still be there; the owner knows better.
         let owned = self.connections.exclusive().is_some();
-        if self.is_open()? || self.is_fresh(&at.stat) || (!owned && self.journal_is_hot()?) {
+        if self.is_open()? || self.is_fresh(&at.stat) || (!owned && journal_is_hot(self.path)?) {
             return Ok(None);
         }
         Ok(if self.look()? == at { Some(at) } else { None })

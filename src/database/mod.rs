@@ -21,8 +21,9 @@ mod shm_wal;
 mod sync;
 mod worker;
 
-pub use connections::{Connected, ConnectionId};
+pub use connections::{Connected, ConnectionId, Writing};
 pub use followed::{Database, ReplicaStatus};
+pub use live::{beside, is_hot};
 pub use prepare::Opening;
 pub use runtime::{ReadOnlyOpen, Runtime, flush};
 pub use shm_wal::ShmWal;

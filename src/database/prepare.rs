@@ -8,14 +8,13 @@
 //! Another process that has the database open has decided already: then the log is only joined.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::at_open::{Base, Findings, Found, Local, Refusal, ReplicaHead, Verdict, decide};
 use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
-use super::live::{LiveFiles, beside};
+use super::live::{LiveFiles, beside, journal_is_hot};
 use crate::capture::at_rest::{self, AtRest};
 use crate::capture::{Phase, group};
 use crate::catalog::Target;
@@ -206,11 +205,7 @@ fn power_was_lost(state: &State) -> Result<bool> {
 
 /// The whole database; `None` when only SQLite can tell, because it must play a journal back first.
 fn read_state(path: &Path, live: &LiveFiles) -> Result<Option<AtRest>> {
-    let hot = File::open(beside(path, "-journal")).is_ok_and(|f| {
-        let mut magic = [0; 8];
-        f.read_exact_at(&mut magic, 0).is_ok() && magic != [0; 8]
-    });
-    if hot { Ok(None) } else { at_rest::read(live) }
+    if journal_is_hot(path)? { Ok(None) } else { at_rest::read(live) }
 }
 
 /// Whether an anchor proves that every change since the recorded position is noted.
@@ -242,7 +237,10 @@ fn is_known(path: &Path, stat: &FileStat, live: &LiveFiles, state: &State) -> Re
     let tag: Option<[u8; header::TAG_LEN]> =
         bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into().ok();
     let tag = tag.map_or(0, |t| header::change_tag(&t));
-    Ok(!in_wal_mode && tag != 0 && (tag == state.tag() || tag == state.tag_written()))
+    // What we wrote and did not commit counts while its journal is there to undo it. Without one, another program may
+    // have undone it and committed in its place, and counted the same.
+    let undone = tag == state.tag_written() && journal_is_hot(path)?;
+    Ok(!in_wal_mode && tag != 0 && (tag == state.tag() || undone))
 }
 
 /// The cycle of a WAL that is not empty.

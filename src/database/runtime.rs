@@ -253,7 +253,7 @@ fn leave(database: &Database, live: &LiveFiles) {
         database.state.set_tag(0);
         database.is_at_rest()
     } else {
-        tag == database.state.tag() || tag == database.state.tag_written()
+        tag == database.state.tag()
     };
     if ours && FileStat::of(&database.path).is_ok_and(|after| after == stat) {
         database.state.set_cycle(None);

@@ -9,6 +9,10 @@
 //!          commit phase two     note them again, hand pages to the worker if it asks
 //! ```
 //!
+//! In `locking_mode=EXCLUSIVE` nobody tells of a rollback; there a rollback journal that was put away does. A first
+//! transaction under such a lock, or one without a journal file, that is rolled back after it wrote to the file keeps
+//! capture waiting until the next commit or close.
+//!
 //! Promise: no call here waits for the replica, takes a lock that the worker holds for long, or changes what SQLite
 //! is told. Sequences: SQLite's `wal.c` (walRestartLog, walCheckpoint) and `pager.c` (pager_end_transaction).
 
@@ -20,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::capture::{Files, Phase, cycle_of};
 use crate::clock::Deadline;
-use crate::database::{Connected, ConnectionId, Database, Runtime, ShmWal, flush};
+use crate::database::{Connected, ConnectionId, Database, Runtime, ShmWal, Writing, beside, flush, is_hot};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::{ConnectionFile, MainHooks, ShmRegion};
 use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
@@ -38,6 +42,9 @@ const WRITES_MAX: usize = 1 << 16;
 struct Transaction {
     writes: Vec<(u64, usize)>,
     many: bool,
+    doing: Writing,
+    /// The journal as it was opened at the first write; looked at only where the lock is never given back.
+    journal: Option<std::fs::File>,
 }
 
 pub struct MainFile {
@@ -49,6 +56,10 @@ pub struct MainFile {
     /// This connection has written since its last commit, in a rollback mode.
     writing: AtomicBool,
     exclusive: AtomicBool,
+    /// RESERVED was asked for. EXCLUSIVE without it plays back a journal that somebody left.
+    reserved: AtomicBool,
+    /// EXCLUSIVE has outlived a commit: `locking_mode=EXCLUSIVE`, where nobody tells of a rollback.
+    kept: AtomicBool,
     // Guards the list of writes; only this connection's thread takes it.
     transaction: Mutex<Transaction>,
     /// Salts of the cycle that was noted to its end before a restart was tried; 0: none.
@@ -66,6 +77,8 @@ impl MainFile {
             wal,
             writing: AtomicBool::new(false),
             exclusive: AtomicBool::new(false),
+            reserved: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             transaction: Mutex::default(),
             drained: AtomicU64::new(0),
             seen: Mutex::new(None),
@@ -119,7 +132,8 @@ impl MainFile {
         }
         // A note can have been taken between it and the write it announced.
         transaction.writes.iter().for_each(|&(offset, len)| self.db.note_write(offset, len));
-        self.db.connections.set_writing(self.connected.id, false);
+        self.db.connections.set_writing(self.connected.id, Writing::No);
+        self.kept.store(self.exclusive.load(Ordering::Relaxed), Ordering::Relaxed);
         self.db.at_rest();
         if self.db.handoff.is_wanted() {
             self.db.handoff.serve(&OwnFile(&self.file), &self.db.noted);
@@ -127,13 +141,33 @@ impl MainFile {
         true
     }
 
+    /// Whether this write can be undone from a journal on disk.
+    fn doing(&self, journal: &mut Option<std::fs::File>) -> Writing {
+        if !self.kept.load(Ordering::Relaxed) {
+            return Writing::Unknown;
+        }
+        let path = beside(&self.db.path, "-journal");
+        if journal.is_none() {
+            *journal = std::fs::File::open(&path).ok();
+        }
+        let hot = journal.as_ref().is_some_and(|file| is_hot(file, &path).unwrap_or(false));
+        if hot { Writing::Journaled } else { Writing::Unknown }
+    }
+
     fn write_rollback(&self, offset: u64, bytes: &[u8]) {
         self.db.writes.fetch_add(1, Ordering::SeqCst);
-        if !self.writing.swap(true, Ordering::Relaxed) {
-            self.db.connections.set_writing(self.connected.id, true);
+        let mut transaction = self.transaction.lock();
+        let first = !self.writing.swap(true, Ordering::Relaxed);
+        let doing = if first || transaction.doing == Writing::Journaled {
+            self.doing(&mut transaction.journal)
+        } else {
+            transaction.doing
+        };
+        if transaction.doing != doing {
+            transaction.doing = doing;
+            self.db.connections.set_writing(self.connected.id, doing);
         }
         self.db.note_write(offset, bytes.len());
-        let mut transaction = self.transaction.lock();
         if transaction.writes.len() < WRITES_MAX {
             transaction.writes.push((offset, bytes.len()));
         } else {
@@ -202,7 +236,15 @@ impl MainHooks for MainFile {
     }
 
     fn locked(&self, level: i32) {
+        if level == RESERVED {
+            self.reserved.store(true, Ordering::Relaxed);
+        }
         if level == EXCLUSIVE && !self.exclusive.swap(true, Ordering::Relaxed) {
+            if !self.reserved.load(Ordering::Relaxed) {
+                self.writing.store(true, Ordering::Relaxed);
+                self.transaction.lock().doing = Writing::Journaled;
+                self.db.connections.set_writing(self.connected.id, Writing::Journaled);
+            }
             self.db.connections.set_exclusive(self.connected.id, true);
         }
         if level != RESERVED || self.db.connections.has_wal() {
@@ -211,11 +253,10 @@ impl MainHooks for MainFile {
         // Nobody can commit from here on; has anybody since our last commit?
         let Some(tag) = self.tag() else { return };
         let state = &self.db.state;
+        // A tag that we wrote and did not commit is no proof: it was rolled back, and who commits next counts the same.
         if tag != state.tag() {
-            if tag != state.tag_written() {
-                self.db.noted.note_all();
-                self.db.went_cold("a program without the extension committed");
-            }
+            self.db.noted.note_all();
+            self.db.went_cold("a program without the extension committed");
             state.set_tag(tag);
         }
     }
@@ -224,12 +265,14 @@ impl MainHooks for MainFile {
         if level >= EXCLUSIVE {
             return;
         }
+        self.reserved.store(false, Ordering::Relaxed);
+        self.kept.store(false, Ordering::Relaxed);
         if self.exclusive.swap(false, Ordering::Relaxed) {
             self.db.connections.set_exclusive(self.connected.id, false);
         }
         if self.writing.swap(false, Ordering::Relaxed) {
             // Rolled back: the pages stay noted and will be found unchanged.
-            self.db.connections.set_writing(self.connected.id, false);
+            self.db.connections.set_writing(self.connected.id, Writing::No);
             *self.transaction.lock() = Transaction::default();
         }
     }
