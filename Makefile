@@ -68,3 +68,8 @@ demo: venv library program ## the main job on real data, in ten lines
 	$(PYTHON) python-tests/demo.py
 
 .PHONY: demo
+
+model-long: ## the model tests over MODEL_RUNS seeds each (default 200)
+	MODEL_RUNS=$${MODEL_RUNS:-200} cargo test --quiet model_
+
+.PHONY: model-long

@@ -145,6 +145,55 @@ impl Engine {
         unsafe { Connection::new(self.db, Library::linked()) }
     }
 
+    /// The committed pages of a schema one after the other, read in one transaction; none of an empty database.
+    ///
+    /// # Errors
+    /// As `exec`.
+    pub fn image(&self, schema: &str) -> Result<Vec<u8>> {
+        if self.value(&format!("PRAGMA {schema}.page_count"))? == Value::Integer(0) {
+            return Ok(Vec::new()); // SQLite would give it a first page
+        }
+        let c_schema = CString::new(schema).map_err(|_| Error::invalid("a schema holds a zero byte"))?;
+        let mut size = 0;
+        // SAFETY: c3ref/serialize.html; copied and freed at once.
+        unsafe {
+            let image = sys::sqlite3_serialize(self.db, c_schema.as_ptr(), &raw mut size, 0);
+            if image.is_null() {
+                return Err(self.fault(sys::sqlite3_errcode(self.db), &format!("read {schema}")));
+            }
+            let copy = std::slice::from_raw_parts(image, usize::try_from(size).unwrap_or(0)).to_vec();
+            sys::sqlite3_free(image.cast());
+            Ok(copy)
+        }
+    }
+
+    /// No transaction was begun by hand.
+    #[must_use]
+    pub fn is_autocommit(&self) -> bool {
+        // SAFETY: c3ref/get_autocommit.html.
+        unsafe { sys::sqlite3_get_autocommit(self.db) != 0 }
+    }
+
+    /// Replaces main by the main of another connection, page by page, with SQLite's backup interface.
+    ///
+    /// # Errors
+    /// As `exec`; main is unchanged.
+    pub fn copy_from(&self, source: &Engine) -> Result<()> {
+        // SAFETY: c3ref/backup_finish.html; finished at once, whatever the step answered.
+        let rc = unsafe {
+            let main = c"main".as_ptr();
+            let backup = sys::sqlite3_backup_init(self.db, main, source.db, main);
+            if backup.is_null() {
+                sys::sqlite3_errcode(self.db)
+            } else {
+                let step = sys::sqlite3_backup_step(backup, -1);
+                let end = sys::sqlite3_backup_finish(backup);
+                if step == sys::SQLITE_DONE { end } else { step }
+            }
+        };
+        if rc == sys::SQLITE_OK { Ok(()) } else { Err(self.fault(rc, "copy a database")) }
+    }
+
     /// How long a statement waits for locks; 0 not at all.
     pub fn busy_timeout(&self, milliseconds: i32) {
         // SAFETY: c3ref/busy_timeout.html; it cannot fail on an open handle.

@@ -1,4 +1,8 @@
-//! What tests share: folders of their own.
+//! What tests share: folders of their own, and the model that the model tests run.
+
+pub mod child;
+pub mod model;
+pub mod workload;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,6 @@
 //! Tests that cross rooms, and the one that reads them all.
 
+mod model_modes;
+mod model_rows;
 mod tidy;
 mod vfs_contract;
