@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 
 use libsqlite3_sys as sys;
 
-use super::code;
+use super::{code, os};
 use crate::error::{Error, Result};
 
 /// SQLite never asks a VFS for more than a page at once, and the built-in ones assert less than twice this.
@@ -154,6 +154,7 @@ impl BaseFile {
         let rc = unsafe {
             let name = name.as_ptr().add(4).cast::<c_char>();
             let file = UnsafeCell::raw_get(file.as_ptr()).cast::<sys::sqlite3_file>();
+            let _calling = os::not_during_fork();
             method(vfs.as_ptr(), name, file, access | sys::SQLITE_OPEN_MAIN_DB, &raw mut granted)
         };
         let mut opened = BaseFile { file, _name: name, vfs, path: path.to_owned() };
@@ -196,6 +197,7 @@ impl BaseFile {
     /// `Io`.
     pub fn lock(&self, level: i32) -> Result<bool> {
         let method = self.methods().xLock.expect("BUG: a file has xLock");
+        let _calling = os::not_during_fork();
         // SAFETY: as in `read`.
         match unsafe { method(self.as_ptr(), level) } {
             sys::SQLITE_OK => Ok(true),
@@ -210,6 +212,7 @@ impl BaseFile {
     /// `Io`.
     pub fn unlock(&self, level: i32) -> Result<()> {
         let method = self.methods().xUnlock.expect("BUG: a file has xUnlock");
+        let _calling = os::not_during_fork();
         // SAFETY: as in `read`.
         let rc = unsafe { method(self.as_ptr(), level) };
         if rc == sys::SQLITE_OK { Ok(()) } else { Err(self.vfs.fault(rc, "unlock", &self.path)) }
@@ -222,6 +225,7 @@ impl BaseFile {
     pub fn check_reserved(&self) -> Result<bool> {
         let method = self.methods().xCheckReservedLock.expect("BUG: a file has xCheckReservedLock");
         let mut held: c_int = 0;
+        let _calling = os::not_during_fork();
         // SAFETY: as in `read`; `held` receives the answer.
         let rc = unsafe { method(self.as_ptr(), &raw mut held) };
         if rc == sys::SQLITE_OK {
@@ -248,6 +252,7 @@ impl BaseFile {
 
     fn close(&mut self) {
         let file = self.as_ptr();
+        let _calling = os::not_during_fork();
         // SAFETY: pMethods is NULL or valid; cleared here, so that xClose runs once (c3ref/vfs.html, xOpen).
         unsafe {
             if let Some(methods) = (*file).pMethods.as_ref() {

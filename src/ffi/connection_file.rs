@@ -142,6 +142,7 @@ impl ConnectionFile {
             return None;
         }
         let mut memory: *mut c_void = std::ptr::null_mut();
+        let _calling = os::not_during_fork();
         // SAFETY: while `mapping` is held neither xShmUnmap nor xClose has begun, and the base's xShmMap locks
         // its own mutex once the file has shared memory (os_unix.c, unixShmMap).
         let rc = unsafe {

@@ -1,7 +1,9 @@
 //! Process-wide facts: forks, the end of the process, threads of ours inside somebody else's process.
 //!
 //! A forked child has our statics but none of our threads, and any lock may have been held at that moment.
-//! So every object remembers the fork generation it was made in, and is left alone in any other.
+//! So every object remembers the fork generation it was made in, and is left alone in any other. A lock of SQLite's
+//! own that a thread of ours holds at that moment would be locked for ever in the child, which may well use that
+//! SQLite: so a fork waits for calls into SQLite that are under way ([`not_during_fork`]).
 //!
 //! At the end of the process the exiting thread's thread-locals are gone before our callback runs, and that
 //! thread may hold any lock of ours: callbacks wait with a deadline only.
@@ -9,6 +11,7 @@
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use std::{io, mem, ptr, thread};
 
 use super::guard;
@@ -24,14 +27,55 @@ const STACK_BYTES: usize = 256 * 1024;
 pub fn fork_generation() -> u32 {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
-        // SAFETY: pthread_atfork(3); the child handler is async-signal-safe, one atomic addition.
-        unsafe { libc::pthread_atfork(None, None, Some(in_forked_child)) };
+        // SAFETY: pthread_atfork(3); the handlers are async-signal-safe: atomics, clock_gettime, sched_yield.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_forked_child)) };
     });
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Calls into SQLite that are under way, and forks that wait for them or have not happened yet.
+static CALLS: AtomicU32 = AtomicU32::new(0);
+static FORKS: AtomicU32 = AtomicU32::new(0);
+/// Longest time that a fork waits: a call can be held up by a disk.
+const FORK_WAIT: Duration = Duration::from_secs(1);
+
+/// While it lives no fork happens, unless it lives long.
+pub(super) struct NotDuringFork(());
+
+/// Call it around a call into SQLite that may take a lock of SQLite's, on any thread.
+pub(super) fn not_during_fork() -> NotDuringFork {
+    loop {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+        if FORKS.load(Ordering::SeqCst) == 0 {
+            return NotDuringFork(());
+        }
+        CALLS.fetch_sub(1, Ordering::SeqCst);
+        thread::yield_now();
+    }
+}
+
+impl Drop for NotDuringFork {
+    fn drop(&mut self) {
+        CALLS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+extern "C" fn before_fork() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
+    let deadline = Instant::now() + FORK_WAIT;
+    while CALLS.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+        thread::yield_now();
+    }
+}
+
+extern "C" fn after_fork() {
+    FORKS.fetch_sub(1, Ordering::SeqCst);
+}
+
 extern "C" fn in_forked_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    CALLS.store(0, Ordering::SeqCst);
+    FORKS.store(0, Ordering::SeqCst);
 }
 
 /// Ends this process as `kill -9` does, for tests.
@@ -171,6 +215,34 @@ mod tests {
         assert_eq!(mask & (1 << (libc::SIGSEGV - 1)), 0, "SIGSEGV must reach the crash handler");
         assert!(nice >= 5, "nice {nice}");
         assert_eq!(status_line("SigBlk"), before);
+    }
+
+    #[test]
+    fn a_fork_waits_for_a_call_that_is_under_way() {
+        let _ = fork_generation();
+        // Stands for a lock of SQLite's.
+        static LOCK: Mutex<()> = Mutex::new(());
+        let call = not_during_fork();
+        let held = LOCK.lock().unwrap();
+        let forking = thread::spawn(|| {
+            // SAFETY: the child calls only try_lock, which allocates nothing, and _exit; it is awaited by its id.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    libc::_exit(i32::from(LOCK.try_lock().is_err()));
+                }
+                let mut status = 0;
+                assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+                status
+            }
+        });
+        while FORKS.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        drop(held);
+        drop(call);
+        assert_eq!(forking.join().unwrap(), 0, "the child found the lock held");
+        drop(not_during_fork());
     }
 
     #[test]
