@@ -380,7 +380,7 @@ impl Database {
             None => {
                 let now = FileStat::of(&self.path).ok();
                 let before = std::mem::replace(&mut *self.polled.lock(), now.clone());
-                !self.noted.is_empty() || before != now
+                !self.noted.is_empty() || (before != now && !self.is_at_rest())
             }
         };
         if changed {
