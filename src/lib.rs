@@ -13,6 +13,7 @@ pub mod error;
 pub mod extension;
 pub mod ffi;
 pub mod fs;
+pub mod lock;
 pub mod ltx;
 pub mod replica;
 pub mod restore;

@@ -18,14 +18,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::wal_pages::file_shape;
 use super::work::{Base, carries_all, pages_to_read};
 use super::{Collected, Files, NotNow, PageBuffer, Shape};
 use crate::clock::Deadline;
 use crate::error::Result;
 use crate::fs::FileStat;
+use crate::lock::{Condvar, Mutex};
 use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
 use crate::staging::noted::{NotedSet, Taken};
 use crate::staging::state::State;

@@ -9,9 +9,8 @@
 //! Whoever finds salts in the wal-index that the state page does not name knows that a program without the
 //! extension restarted the WAL (or that we were killed in between): every page is noted.
 
-use parking_lot::Mutex;
-
 use super::{WalView, cycle_of};
+use crate::lock::Mutex;
 use crate::sqlite::wal_index::{Header, Salts};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;

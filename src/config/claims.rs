@@ -9,10 +9,9 @@ use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::rules::real_path;
 use crate::error::{Error, Result};
+use crate::lock::Mutex;
 
 /// The claims of this process.
 #[derive(Clone, Debug, Default)]

@@ -28,7 +28,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
+use crate::lock::Mutex;
 
 pub use self::claims::Claim;
 pub use self::rules::real_path;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use super::followed::Database;
 use super::shm_wal::ShmWal;
+use crate::lock::Mutex;
 use crate::types::Txid;
 
 /// Names a connection's main file for its life.

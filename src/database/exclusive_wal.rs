@@ -6,10 +6,9 @@
 
 use std::cell::RefCell;
 
-use parking_lot::Mutex;
-
 use crate::capture::WalView;
 use crate::error::Result;
+use crate::lock::Mutex;
 use crate::sqlite::wal::{self, Chain};
 use crate::sqlite::wal_index::{Header, NO_SALTS, Salts};
 use crate::types::Pgno;

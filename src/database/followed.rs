@@ -1,11 +1,10 @@
 //! One database file that this process follows.
 
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use super::connections::Connections;
 use super::engine::{Cycle, Engine};
@@ -19,6 +18,7 @@ use crate::clock::{self, Deadline};
 use crate::config::{Claim, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{FileStat, LockFile};
+use crate::lock::{Mutex, MutexGuard};
 use crate::staging::log::Log;
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
@@ -79,6 +79,22 @@ pub struct Database {
     polled: Mutex<Option<FileStat>>,
     // Guards the right to replica and log folder; `None` once the database is closed, though the worker may still look.
     pub(super) claim: Mutex<Option<Claim>>,
+}
+
+/// What there is to say of the database and its home replica, as long as this lives.
+pub(super) struct HomeNotices<'a>(MutexGuard<'a, Vec<Notices>>);
+
+impl Deref for HomeNotices<'_> {
+    type Target = Notices;
+    fn deref(&self) -> &Notices {
+        &self.0[0]
+    }
+}
+
+impl DerefMut for HomeNotices<'_> {
+    fn deref_mut(&mut self) -> &mut Notices {
+        &mut self.0[0]
+    }
 }
 
 /// Everything that [`Database::new`] puts together.
@@ -388,8 +404,8 @@ impl Database {
         }
     }
 
-    pub(super) fn notices(&self) -> parking_lot::MappedMutexGuard<'_, Notices> {
-        MutexGuard::map(self.notices.lock(), |n| &mut n[0])
+    pub(super) fn notices(&self) -> HomeNotices<'_> {
+        HomeNotices(self.notices.lock())
     }
 
     pub(super) fn home_succeeded(&self) {

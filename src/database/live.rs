@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::connections::{Connections, Writing};
 use crate::capture::Files;
 use crate::capture::rollback_pages::{Quiet, Stillness};
@@ -19,6 +17,7 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseFile;
 use crate::fs::FileStat;
+use crate::lock::Mutex;
 
 /// The kernel stamps files with a clock that ticks every 1 to 10 ms: two changes within one tick look like one. A
 /// file whose change time is older than this shows every further change.

@@ -9,8 +9,6 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::connections::ConnectionId;
 use super::followed::Database;
 use super::live::{LiveFiles, beside};
@@ -24,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::ffi::os;
 use crate::fs::FileStat;
+use crate::lock::Mutex;
 use crate::sqlite::header;
 
 /// Bound of the flush at exit, for all databases together.

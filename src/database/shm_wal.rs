@@ -4,10 +4,9 @@
 //! for. A region is pinned for one answer only, so that the connection can close at any moment: from then on every
 //! answer is "not there".
 
-use parking_lot::{Mutex, RwLock};
-
 use crate::capture::WalView;
 use crate::ffi::hooks::{ConnectionFile, ShmRegion, ShmView};
+use crate::lock::{Mutex, RwLock};
 use crate::sqlite::wal_index::{self, Header, Regions};
 use crate::types::Pgno;
 

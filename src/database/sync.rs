@@ -5,10 +5,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::clock::Deadline;
 use crate::error::{Error, Result};
+use crate::lock::{Condvar, Mutex};
 
 #[derive(Clone, Debug, Default)]
 struct Served {

@@ -12,11 +12,10 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::followed::Database;
 use crate::error::{Error, Result};
 use crate::ffi::os;
+use crate::lock::{Condvar, Mutex};
 
 /// One slow replica must not hold up the others, and a thousand databases must not mean a thousand threads.
 const THREADS: usize = 2;

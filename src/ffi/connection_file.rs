@@ -9,12 +9,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering, fence};
 
-use libsqlite3_sys as sys;
-use parking_lot::{RwLock, RwLockReadGuard};
-
 use super::base::{file_size, read_file};
 use super::{code, os};
 use crate::error::{Error, Result};
+use crate::lock::{RwLock, RwLockReadGuard};
+use libsqlite3_sys as sys;
 
 /// Size of a wal-index region; SQLite uses no other (walformat.html section 2.2).
 pub const SHM_REGION_BYTES: usize = 32 * 1024;
@@ -86,7 +85,7 @@ impl FileLife {
     /// # Safety
     /// It is [`SHM_REGION_BYTES`] long and stays until [`FileLife::unmapped`].
     pub(super) unsafe fn mapped(self: &Arc<Self>, memory: NonNull<c_void>) -> ShmRegion {
-        let mut now = *self.mapping.read_recursive();
+        let mut now = *self.mapping.read();
         if !now.is_there {
             let mut mapping = self.mapping.write();
             now = Mapping { is_there: true, epoch: mapping.epoch + 1 };
@@ -137,7 +136,7 @@ impl ConnectionFile {
         if self.0.generation != os::fork_generation() {
             return None;
         }
-        let mapping = self.0.mapping.read_recursive();
+        let mapping = self.0.mapping.read();
         if !mapping.is_there {
             return None;
         }
@@ -178,7 +177,7 @@ impl ShmRegion {
         if self.life.generation != os::fork_generation() {
             return None;
         }
-        let mapping = self.life.mapping.read_recursive();
+        let mapping = self.life.mapping.read();
         let is_there = mapping.is_there && mapping.epoch == self.epoch;
         is_there.then_some(ShmView { words: self.words, _mapping: mapping })
     }

@@ -19,10 +19,9 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
-
 use crate::error::{Error, Result};
 use crate::fs::SharedMap;
+use crate::lock::RwLock;
 use crate::types::Pgno;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"SQLRNOT1");

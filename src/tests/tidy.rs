@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms by layer, the lowest first. A room imports from lower layers only.
 const LAYERS: [&[&str]; 7] = [
-    &["types", "error", "status", "clock", "fs"],
+    &["types", "error", "status", "clock", "lock", "fs"],
     &["sqlite", "ltx"],
     &["staging", "replica", "catalog"],
     &["capture", "upload", "compact", "restore"],
@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 7] = [
 /// Layers whose rooms may import each other: nouns, and the lifecycle.
 const NEIGHBOURS_MEET: [usize; 2] = [0, 4];
 /// Imports that the layers alone would refuse or not know: (room, or file, what it may import).
-const ALSO: [(&str, &str); 9] = [
+const ALSO: [(&str, &str); 10] = [
     ("fs", "ffi::map"),
     ("database", "ffi::os"),
     ("database", "ffi::hooks"),
@@ -29,6 +29,7 @@ const ALSO: [(&str, &str); 9] = [
     ("sql", "ffi"),
     ("extension", "ffi"),
     ("ffi", "error"),
+    ("ffi", "lock"),
     ("ffi/entry.rs", "extension"),
     ("bin", "cli"),
 ];

@@ -20,13 +20,12 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::capture::{Files, Phase, cycle_of};
 use crate::clock::Deadline;
 use crate::database::{Connected, ConnectionId, Database, Runtime, ShmWal, Writing, beside, flush, is_hot};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::{ConnectionFile, MainHooks, ShmRegion};
+use crate::lock::Mutex;
 use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
 use crate::sqlite::wal_index::NO_SALTS;
 
