@@ -150,6 +150,12 @@ impl LiveQuiet<'_> {
         }
     }
 
+    /// The database went over to WAL mode: its file stands still while others commit, and the noted pages are to be
+    /// read elsewhere.
+    fn has_wal(&self) -> bool {
+        std::fs::metadata(beside(self.path, "-wal")).is_ok_and(|wal| wal.len() > 0)
+    }
+
     fn is_fresh(&self, stat: &FileStat) -> bool {
         let age = clock::coarse_now_ns() - i128::from(stat.changed_ns);
         self.connections.exclusive().is_none() && age < TICK.as_nanos() as i128
@@ -159,6 +165,9 @@ impl LiveQuiet<'_> {
 impl Quiet for LiveQuiet<'_> {
     fn quiet(&self) -> Result<Option<Stillness>> {
         let at = self.look()?;
+        if self.has_wal() {
+            return Ok(None);
+        }
         if self.held {
             return Ok(Some(at));
         }
@@ -171,6 +180,9 @@ impl Quiet for LiveQuiet<'_> {
     }
 
     fn still(&self, since: &Stillness) -> Result<bool> {
+        if self.has_wal() {
+            return Ok(false);
+        }
         if self.held {
             return Ok(true);
         }

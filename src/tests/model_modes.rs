@@ -6,7 +6,7 @@ use crate::testing::model;
 use crate::testing::workload::{Foreign, Setting};
 
 /// Seeds of each test in an ordinary run.
-const FEW: u64 = 4;
+const FEW: u64 = 5;
 
 const ONE: Setting = Setting {
     journal: "delete",
