@@ -135,8 +135,8 @@ impl Runtime {
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
         databases.insert(database.path.clone(), Arc::clone(&database));
         let id = database.connections.add(wal);
-        // Groups that were never sent, and pages noted before, wait for no commit.
-        database.committed();
+        // Groups that were never sent, and pages noted before, wait for no commit. None is announced by this.
+        self.schedule(&database, Instant::now() + database.settings.interval);
         Ok((database, id))
     }
 
