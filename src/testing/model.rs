@@ -197,11 +197,15 @@ impl World {
         let (live, open) = self.live[on].run(sql);
         let (twin, twin_open) = self.twin[on].run(sql);
         self.now.open[on] = open;
-        if (&live, open) != (&twin, twin_open) {
+        // How many frames there are depends on what a cache had to spill, and all connections share one.
+        let frames =
+            sql.starts_with("PRAGMA wal_checkpoint") && live.starts_with("[[") && twin.starts_with("[[");
+        let same = live == twin || frames && live.split(',').next() == twin.split(',').next();
+        if !same || open != twin_open {
             self.fail(&format!("live answers {live} (open: {open}), its twin {twin} (open: {twin_open})"));
         }
         if let Some(mode) = sql.strip_prefix("PRAGMA journal_mode=")
-            && live.contains(mode)
+            && live.contains(&format!("\"{mode}\""))
         {
             self.now.journal = mode.into();
         }
