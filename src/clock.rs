@@ -49,3 +49,22 @@ impl Deadline {
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
+
+/// Half of the time for us, half for everybody else: what is long and can wait rests as long as it worked.
+#[derive(Debug)]
+pub struct Pace(Instant);
+
+impl Pace {
+    /// Longest rest, so that a stall of the disk is not doubled.
+    const REST_MAX: Duration = Duration::from_millis(20);
+
+    pub fn start() -> Pace {
+        Pace(Instant::now())
+    }
+
+    /// Rests as long as it has been since the start or the last rest.
+    pub fn rest(&mut self) {
+        pause(self.0.elapsed().min(Pace::REST_MAX));
+        self.0 = Instant::now();
+    }
+}

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use super::wal_pages::file_shape;
 use super::work::{Base, carries_all, pages_to_read};
-use super::{Collected, Files, NotNow, PageBuffer, Shape};
-use crate::clock::Deadline;
+use super::{Collected, Files, NotNow, PageBuffer, SCAN_PAGES, Shape};
+use crate::clock::{Deadline, Pace};
 use crate::error::Result;
 use crate::fs::FileStat;
 use crate::lock::{Condvar, Mutex};
@@ -236,6 +236,7 @@ impl Reader<'_> {
     ) -> Result<Option<bool>> {
         let (mut now, mut exact, mut deadline) = (at, true, deadline);
         let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
+        let mut pace = Pace::start();
         for chunk in pages.chunks(CHUNK_PAGES) {
             loop {
                 self.read_chunk(chunk, shape, &mut data)?;
@@ -252,6 +253,9 @@ impl Reader<'_> {
             deadline = Deadline::after(WAIT_MAX);
             for (&pgno, page) in chunk.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
                 buffer.offer(pgno, page, self.base.known(pgno, shape))?;
+            }
+            if pages.len() >= SCAN_PAGES {
+                pace.rest();
             }
         }
         Ok(Some(exact && self.quiet.still(&now)?))

@@ -14,7 +14,8 @@
 //! torn or newer than its pass has a frame after that pass's M, and is read again.
 
 use super::work::{Base, carries_all, pages_to_read};
-use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView};
+use super::{Collected, Files, NotNow, PageBuffer, SCAN_PAGES, Shape, WalNotes, WalView};
+use crate::clock::Pace;
 use crate::error::{Error, Result};
 use crate::sqlite::{header, wal, wal_index};
 use crate::staging::noted::{NotedSet, Taken};
@@ -126,6 +127,7 @@ impl Reader<'_> {
         let mut exact = true;
         let mut now = *at;
         let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
+        let mut pace = Pace::start();
         for chunk in pages.chunks(CHUNK_PAGES) {
             for attempt in 0.. {
                 if attempt == CHUNK_TRIES {
@@ -140,6 +142,9 @@ impl Reader<'_> {
             }
             for (&pgno, page) in chunk.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
                 buffer.offer(pgno, page, self.base.known(pgno, shape))?;
+            }
+            if pages.len() >= SCAN_PAGES {
+                pace.rest();
             }
         }
         Ok(Some(exact))

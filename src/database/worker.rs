@@ -20,7 +20,7 @@ use crate::lock::{Condvar, Mutex};
 /// One slow replica must not hold up the others, and a thousand databases must not mean a thousand threads.
 const THREADS: usize = 2;
 /// The worker yields to the application: a writer never waits for a compressor.
-const NICE: u8 = 5;
+const NICE: u8 = 10;
 /// Pace of the look at what programs without the extension committed.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
 
