@@ -85,15 +85,7 @@ pub fn seal(log: &Log, checksums: &mut PageChecksums, group: &Group, buffer: &Pa
         checksums.clear();
     }
     checksums.apply(header.page_size, header.page_count, buffer.checksums());
-    let proof = header.proof.expect("BUG: a planned group is proven");
-    Ok(Sealed {
-        txid,
-        proof,
-        page_size: header.page_size,
-        page_count: header.page_count,
-        timestamp: header.timestamp,
-        size,
-    })
+    Ok(Sealed::of(header, size).expect("BUG: a planned group is proven and has one txid"))
 }
 
 fn write(file: &File, header: &Header, buffer: &PageBuffer) -> Result<u64> {

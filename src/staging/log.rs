@@ -40,6 +40,19 @@ pub struct Sealed {
 }
 
 impl Sealed {
+    /// From the header of its file; `None` when that is not a group of ours.
+    pub fn of(header: &Header, size: u64) -> Option<Sealed> {
+        (header.range.min == header.range.max).then_some(())?;
+        Some(Sealed {
+            txid: header.range.max,
+            proof: header.proof?,
+            page_size: header.page_size,
+            page_count: header.page_count,
+            timestamp: header.timestamp,
+            size,
+        })
+    }
+
     pub fn recorded(&self) -> Recorded {
         Recorded {
             position: Position { txid: self.txid, checksum: self.proof.post },
@@ -137,17 +150,9 @@ impl Log {
         let mut bytes = [0; Header::BYTES];
         file.read_exact(&mut bytes).map_err(|e| Error::io("read", &path, e))?;
         let (header, _) = Header::decode(&bytes).map_err(|damage| damage.at(&path.to_string_lossy(), 0))?;
-        match header.proof {
-            Some(proof) if header.range == TxidRange::one(txid) => Ok(Sealed {
-                txid,
-                proof,
-                page_size: header.page_size,
-                page_count: header.page_count,
-                timestamp: header.timestamp,
-                size,
-            }),
-            _ => Err(Error::corrupt(format!("{} is not a group sealed by this program", path.display()))),
-        }
+        Sealed::of(&header, size).filter(|sealed| sealed.txid == txid).ok_or_else(|| {
+            Error::corrupt(format!("{} is not a group sealed by this program", path.display()))
+        })
     }
 
     /// Where the history stands: the newest sealed group or base. `None`: nothing was ever sealed.
