@@ -66,7 +66,9 @@ pub struct Database {
     phase: Mutex<Phase>,
     /// Somebody wanted a run while one was under way.
     again: AtomicBool,
-    /// A run is in the worker's heap.
+    // Guards when the next run is due; `None`: none is.
+    due: Mutex<Option<Instant>>,
+    /// A run is due: the same, for a look at every commit.
     scheduled: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
     dirty_since_ms: AtomicU64,
@@ -137,6 +139,7 @@ impl Database {
             notices: Mutex::new(notices),
             phase: Mutex::new(parts.phase),
             again: AtomicBool::new(false),
+            due: Mutex::new(None),
             scheduled: AtomicBool::new(false),
             dirty_since_ms: AtomicU64::new(0),
             page_size: AtomicU32::new(page_size),
@@ -160,9 +163,33 @@ impl Database {
         if self.dirty_since_ms.load(Ordering::Relaxed) == 0 {
             self.dirty_since_ms.store(clock::monotonic_ms().max(1), Ordering::Relaxed);
         }
-        if !self.scheduled.load(Ordering::Relaxed) && !self.scheduled.swap(true, Ordering::AcqRel) {
-            Runtime::get().schedule(self, Instant::now() + self.settings.interval);
+        if !self.scheduled.load(Ordering::Relaxed) {
+            self.schedule(Instant::now() + self.settings.interval, false);
         }
+    }
+
+    /// Has the worker run this database at `at`. One run is due at a time: where one is, it stays, or with `instead`
+    /// this one takes its place.
+    pub(super) fn schedule(self: &Arc<Self>, at: Instant, instead: bool) {
+        let mut due = self.due.lock();
+        if due.is_some() && !instead {
+            return;
+        }
+        *due = Some(at);
+        self.scheduled.store(true, Ordering::Release);
+        drop(due);
+        Runtime::get().schedule(self, at);
+    }
+
+    /// Takes the run that is due at `at`; `false`: another took its place.
+    fn take_due(&self, at: Instant) -> bool {
+        let mut due = self.due.lock();
+        if *due != Some(at) {
+            return false;
+        }
+        *due = None;
+        self.scheduled.store(false, Ordering::Release);
+        true
     }
 
     /// Notes the pages that a write of `len` bytes at `offset` of the database file touches.
@@ -263,7 +290,7 @@ impl Database {
     /// `Busy` with what is in the way when the time is up; `Fenced` when nothing more comes.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<Option<Txid>> {
         let ticket = self.tickets.draw();
-        Runtime::get().schedule(self, Instant::now());
+        self.schedule(Instant::now(), true);
         self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| {
             let why = self.notices().last_error.clone().filter(|_| error.kind() == Kind::Busy);
             match why {
@@ -335,13 +362,12 @@ impl Database {
 
     // ---- for the worker
 
-    /// One run of the engine. Returns the pause until the next one, if there must be one.
-    pub fn run(self: &Arc<Self>) -> Option<Duration> {
-        self.scheduled.store(false, Ordering::Release);
-        if !matches!(self.phase(), Phase::Live | Phase::Cold) {
-            return None;
+    /// The run of the engine that is due at `at`; schedules the next one itself, if there must be one.
+    pub fn run(self: &Arc<Self>, at: Instant) {
+        if !self.take_due(at) || !matches!(self.phase(), Phase::Live | Phase::Cold) {
+            return;
         }
-        let mut engine = self.lock_engine()?;
+        let Some(mut engine) = self.lock_engine() else { return };
         let dirty = self.dirty_since_ms.swap(0, Ordering::AcqRel);
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.cycle(self)));
         let outcome = caught.unwrap_or_else(|panic| {
@@ -354,24 +380,16 @@ impl Database {
         });
         drop(engine);
         let again = self.again.swap(false, Ordering::SeqCst);
-        match outcome {
-            Ok(Cycle::Done) if again => {
-                self.scheduled.store(true, Ordering::Release);
-                Some(Duration::ZERO)
-            }
-            Ok(Cycle::Done) => None,
-            other => {
-                // Older than anything that came in meanwhile.
-                self.dirty_since_ms
-                    .store(if dirty == 0 { clock::monotonic_ms().max(1) } else { dirty }, Ordering::Release);
-                self.scheduled.store(true, Ordering::Release);
-                Some(match other {
-                    Ok(Cycle::Later(pause)) => pause,
-                    Err(error) => self.notices().failed(&error),
-                    Ok(Cycle::Done) => unreachable!("handled above"),
-                })
-            }
-        }
+        let pause = match outcome {
+            Ok(_) if again => Duration::ZERO,
+            Ok(Cycle::Done) => return,
+            Ok(Cycle::Later(pause)) => pause,
+            Err(error) => self.notices().failed(&error),
+        };
+        // Older than anything that came in meanwhile.
+        let since = if dirty == 0 { clock::monotonic_ms().max(1) } else { dirty };
+        self.dirty_since_ms.store(since, Ordering::Release);
+        self.schedule(Instant::now() + pause, true);
     }
 
     /// The engine, or a request to the thread that runs it to go on once more.

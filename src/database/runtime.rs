@@ -136,7 +136,7 @@ impl Runtime {
         databases.insert(database.path.clone(), Arc::clone(&database));
         let id = database.connections.add(wal);
         // Groups that were never sent, and pages noted before, wait for no commit. None is announced by this.
-        self.schedule(&database, Instant::now() + database.settings.interval);
+        database.schedule(Instant::now() + database.settings.interval, false);
         Ok((database, id))
     }
 

@@ -1,7 +1,7 @@
 //! The threads that serve every database of the process, a small fixed number of them.
 //!
 //! ```text
-//! schedule(database, when) -> heap by time -> a thread runs Database::run -> it says when to run again, if at all
+//! schedule(database, when) -> heap by time -> a thread runs Database::run, which schedules the next run, if any
 //! ```
 //!
 //! Nobody is woken for a commit: the first commit of a group schedules the group's end. Without traffic the
@@ -106,11 +106,7 @@ impl Worker {
     fn work(&'static self, everyone: &'static dyn Everyone) {
         loop {
             match self.next() {
-                Some(database) => {
-                    if let Some(pause) = database.run() {
-                        self.schedule(&database, Instant::now() + pause);
-                    }
-                }
+                Some((database, at)) => database.run(at),
                 None => {
                     let open = everyone.open_databases();
                     if open.is_empty() {
@@ -123,12 +119,12 @@ impl Worker {
     }
 
     /// The next database that is due; `None`: the poll is due.
-    fn next(&self) -> Option<Arc<Database>> {
+    fn next(&self) -> Option<(Arc<Database>, Instant)> {
         let mut queue = self.queue.lock();
         loop {
             let now = Instant::now();
             if queue.heap.peek().is_some_and(|Reverse(due)| due.at <= now) {
-                return queue.heap.pop().map(|Reverse(due)| due.database);
+                return queue.heap.pop().map(|Reverse(due)| (due.database, due.at));
             }
             if queue.next_poll.is_some_and(|at| at <= now) {
                 queue.next_poll = Some(now + FOREIGN_POLL);
