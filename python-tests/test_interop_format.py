@@ -26,10 +26,7 @@ dbs:
 
 @pytest.fixture(scope="session")
 def cli():
-    """Path of the command-line program; building it is nothing to do when it is up to date."""
-    if "TEST_CLI" not in os.environ:
-        build = ["cargo", "build", "--quiet", "--release", "--bin", "sqlitereplicate"]
-        harness.run(build, timeout=1200, cwd=harness.ROOT)
+    """Path of the command-line program, which `make program` has built."""
     return harness.CLI
 
 
