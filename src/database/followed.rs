@@ -382,7 +382,14 @@ impl Database {
         let again = self.again.swap(false, Ordering::SeqCst);
         let pause = match outcome {
             Ok(_) if again => Duration::ZERO,
-            Ok(Cycle::Done) => return,
+            Ok(Cycle::Done) => {
+                if self.users.lock().is_none() {
+                    return; // closed
+                }
+                // A copy that cannot be reached waits for no commit.
+                let retry = self.notices.lock()[1..].iter().filter_map(Notices::pause).min();
+                return retry.into_iter().for_each(|pause| self.schedule(Instant::now() + pause, false));
+            }
             Ok(Cycle::Later(pause)) => pause,
             Err(error) => self.notices().failed(&error),
         };
