@@ -96,10 +96,6 @@ impl Connections {
         self.inner.lock().entries.is_empty()
     }
 
-    pub fn len(&self) -> usize {
-        self.inner.lock().entries.len()
-    }
-
     /// A connection that has shared memory mapped, if any.
     pub fn mapped(&self) -> Option<Arc<ShmWal>> {
         let candidates: Vec<_> = self.inner.lock().entries.iter().map(|e| Arc::clone(&e.wal)).collect();

@@ -476,6 +476,12 @@ impl Database {
         }
     }
 
+    /// A panic was caught in a hook of one of the files.
+    pub fn halt(&self, text: &str) {
+        let why = format!("replication halted by a bug: {text}; the database itself is not affected");
+        self.end(Phase::Halted, &why);
+    }
+
     /// One of the three ends. The application goes on; nothing more is captured.
     pub fn end(&self, phase: Phase, why: &str) {
         *self.phase.lock() = phase;

@@ -20,7 +20,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::capture::{Files, Phase, cycle_of};
+use crate::capture::{Files, cycle_of};
 use crate::clock::Deadline;
 use crate::database::{Connected, ConnectionId, Database, Runtime, ShmWal, Writing, beside, flush, is_hot};
 use crate::error::{Error, Result};
@@ -319,9 +319,6 @@ impl MainHooks for MainFile {
     }
 
     fn panicked(&self, text: &str) {
-        self.db.end(
-            Phase::Halted,
-            &format!("replication halted by a bug: {text}; the database itself is not affected"),
-        );
+        self.db.halt(text);
     }
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::capture::Phase;
 use crate::database::Database;
 use crate::ffi::hooks::WalHooks;
 use crate::sqlite::wal::{FRAME_HEADER_LEN, HEADER_LEN, parse_header};
@@ -77,9 +76,6 @@ impl WalHooks for WalFile {
     }
 
     fn panicked(&self, text: &str) {
-        self.db.end(
-            Phase::Halted,
-            &format!("replication halted by a bug: {text}; the database itself is not affected"),
-        );
+        self.db.halt(text);
     }
 }
