@@ -35,7 +35,10 @@ impl FileReplica {
     /// # Errors
     /// `Invalid` with the URL and what is allowed.
     pub fn open(url: &str) -> Result<FileReplica> {
-        Ok(FileReplica { root: layout::parse_url(url)?, url: url.to_owned() })
+        let root = layout::parse_url(url.as_bytes()).map_err(|why| {
+            Error::invalid(format!("replica URL {url:?}: {why}; allowed is {}", layout::ALLOWED))
+        })?;
+        Ok(FileReplica { root, url: url.to_owned() })
     }
 
     /// The replica in a folder, which need not have a name in UTF-8. Touches nothing.

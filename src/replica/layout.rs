@@ -1,12 +1,42 @@
 //! Names in a file replica: `<root>/ltx/<level>/<min>-<max>.ltx`, level in decimal; and the URL of the root.
 //!
-//! A file URL is `file:///absolute/folder`: the host part is empty, and the path is taken byte for byte, `%`
-//! and `?` included.
+//! A file URL is `file:///absolute/folder`: the scheme in letters of any case, the host part empty, and the path taken
+//! byte for byte, `%` and `?` included (SQLite has decoded its URI already). Any byte but NUL.
 
-use crate::error::{Error, Result};
 use crate::ltx::name;
 use crate::types::{Level, TxidRange};
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// What a replica's URL may be, for error texts.
+pub const ALLOWED: &str = "file:///absolute/folder";
+
+/// Why a text is not the URL of a file replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadUrl {
+    Nul,
+    NoUrl,
+    /// Another scheme, in small letters.
+    Scheme(String),
+    NoSlashes,
+    Host,
+    Root,
+}
+
+impl fmt::Display for BadUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadUrl::Nul => write!(f, "holds a NUL byte"),
+            BadUrl::NoUrl => write!(f, "not a URL"),
+            BadUrl::Scheme(scheme) => write!(f, "scheme {scheme:?} is not supported"),
+            BadUrl::NoSlashes => write!(f, "lacks the slashes of an absolute path"),
+            BadUrl::Host => write!(f, "names a host, or a relative path"),
+            BadUrl::Root => write!(f, "names the root folder"),
+        }
+    }
+}
 
 /// The folder of a level.
 pub fn folder(root: &Path, level: Level) -> PathBuf {
@@ -18,32 +48,38 @@ pub fn path(root: &Path, level: Level, range: TxidRange) -> PathBuf {
     folder(root, level).join(name::format(range))
 }
 
-/// The folder a replica URL names.
+/// The folder that a replica URL names: absolute, without trailing slash, not the root.
 ///
 /// # Errors
-/// `Invalid` with the URL and what is allowed.
-pub fn parse_url(url: &str) -> Result<PathBuf> {
-    let refused =
-        |why: &str| Error::invalid(format!("replica URL {url:?}: {why}; allowed is file:///absolute/folder"));
-    let Some(path) = url.strip_prefix("file://") else {
-        return Err(match url.split_once("://") {
-            Some((scheme, _)) => refused(&format!("scheme {scheme:?} is not supported")),
-            None => refused("not a URL"),
-        });
-    };
-    if !path.starts_with('/') {
-        return Err(refused("the part before the path must be empty"));
+/// What is wrong with it.
+pub fn parse_url(url: &[u8]) -> Result<PathBuf, BadUrl> {
+    if url.contains(&0) {
+        return Err(BadUrl::Nul);
     }
-    if path.contains('\0') {
-        return Err(refused("the path holds a zero byte"));
+    let (scheme, rest) = split_scheme(url).ok_or(BadUrl::NoUrl)?;
+    if !scheme.eq_ignore_ascii_case(b"file") {
+        return Err(BadUrl::Scheme(String::from_utf8_lossy(scheme).to_ascii_lowercase()));
     }
-    Ok(PathBuf::from(path))
+    let path = rest.strip_prefix(b"//").ok_or(BadUrl::NoSlashes)?;
+    if !path.starts_with(b"/") {
+        return Err(BadUrl::Host);
+    }
+    let end = path.iter().rposition(|b| *b != b'/').ok_or(BadUrl::Root)? + 1;
+    Ok(PathBuf::from(OsStr::from_bytes(&path[..end])))
+}
+
+/// The letters in front of the first colon, if they can be a scheme (RFC 3986 3.1), and what follows it.
+fn split_scheme(url: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = url.iter().position(|b| *b == b':')?;
+    let (scheme, rest) = (&url[..colon], &url[colon + 1..]);
+    let valid = scheme.first().is_some_and(u8::is_ascii_alphabetic)
+        && scheme.iter().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b));
+    valid.then_some((scheme, rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
     use crate::types::Txid;
 
     #[test]
@@ -55,26 +91,29 @@ mod tests {
 
     #[test]
     fn file_url_is_taken_byte_for_byte() {
-        for path in ["/backup/app", "/a b/%20?x=1#y", "/ä"] {
-            assert_eq!(parse_url(&format!("file://{path}")).unwrap(), Path::new(path));
+        for (url, folder) in [
+            (&b"file:///backup/app"[..], &b"/backup/app"[..]),
+            (b"FILE:///a/", b"/a"),
+            (b"file:///a b/%20?x=1#y", b"/a b/%20?x=1#y"),
+            (b"file:///\xff\xfe", b"/\xff\xfe"),
+        ] {
+            assert_eq!(parse_url(url).unwrap().as_os_str().as_bytes(), folder);
         }
     }
 
     #[test]
-    fn other_urls_are_refused_with_what_is_allowed() {
-        for url in [
-            "",
-            "/backup",
-            "s3://bucket/x",
-            "file:/x",
-            "file://host/x",
-            "file://",
-            "FILE:///x",
-            "file:///a\0b",
+    fn other_urls_are_refused_with_their_reason() {
+        for (url, why) in [
+            (&b""[..], BadUrl::NoUrl),
+            (b"/backup", BadUrl::NoUrl),
+            (b"S3://bucket/x", BadUrl::Scheme("s3".to_owned())),
+            (b"file:/x", BadUrl::NoSlashes),
+            (b"file://host/x", BadUrl::Host),
+            (b"file://", BadUrl::Host),
+            (b"file:///", BadUrl::Root),
+            (b"file:///a\0b", BadUrl::Nul),
         ] {
-            let error = parse_url(url).unwrap_err();
-            assert_eq!(error.kind(), Kind::Invalid);
-            assert!(error.to_string().contains("allowed is file:///absolute/folder"), "{error}");
+            assert_eq!(parse_url(url).unwrap_err(), why);
         }
     }
 }
