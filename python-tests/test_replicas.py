@@ -1,6 +1,7 @@
 """Several replicas of one database, several databases of one connection, and where the settings come from."""
 
 import json
+import os
 import shutil
 import sqlite3
 
@@ -279,3 +280,16 @@ def test_two_databases_of_one_replica_are_refused(database, replica, tmp_path):
         connect(tmp_path / "other.db", replica)
     c.close()
     assert not (tmp_path / "other.db").exists()
+
+
+def test_folder_without_a_name_in_utf_8_is_taken_as_it_is(database, tmp_path):
+    folders = [os.fsencode(tmp_path) + name for name in (b"/home\xff", b"/copy\xfe")]
+    uri = f"file:{database}?vfs=replvfs&replica=file://{tmp_path}/home%ff&replica2=file://{tmp_path}/copy%fe"
+    databases.load()
+    c = sqlite3.connect(uri, uri=True, isolation_level=None)
+    c.execute("CREATE TABLE t(x)")
+    assert sync(c) == 1
+    for folder in folders:
+        harness.wait_for(lambda: os.path.isdir(folder + b"/ltx/0"), "the first file")
+    c.close()
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == [b"app.db", b"app.db-replica", b"copy\xfe", b"home\xff"]

@@ -117,7 +117,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn replica(folder: &Folder, name: &str) -> FileReplica {
-        FileReplica::open_or_create(&format!("file://{}/{name}", folder.path().display())).unwrap()
+        FileReplica::at_or_create(folder.path().join(name)).unwrap()
     }
 
     type State = BTreeMap<u32, Vec<u8>>;
@@ -213,7 +213,8 @@ mod tests {
     fn encodes_a_replica_anew_for_a_peer() {
         let url = |name| std::env::var(name).unwrap();
         let source = FileReplica::open(&url("INTEROP_SOURCE")).unwrap();
-        let target = FileReplica::open_or_create(&url("INTEROP_TARGET")).unwrap();
+        let target = FileReplica::open(&url("INTEROP_TARGET")).unwrap();
+        let target = FileReplica::at_or_create(target.root().to_owned()).unwrap();
         let files = source.list(Level::CAPTURED).unwrap();
         let mut state: BTreeMap<u32, Checksum> = BTreeMap::new();
         let database =

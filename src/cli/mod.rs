@@ -121,8 +121,8 @@ mod tests {
 
     /// A replica of two txids, its URL and a path for the output.
     fn replica(folder: &Folder) -> (FileReplica, String, String) {
-        let url = format!("file://{}/r", folder.path().display());
-        let replica = FileReplica::open_or_create(&url).unwrap();
+        let replica = FileReplica::at_or_create(folder.path().join("r")).unwrap();
+        let url = replica.url().to_owned();
         for txid in 1..=2 {
             let header = header(txid, txid, 512, 1);
             let bytes = file(header, &[(1, vec![txid as u8; 512])]);

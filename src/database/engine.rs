@@ -12,6 +12,7 @@ use super::live::{LiveFiles, LiveQuiet, beside};
 use crate::capture::rollback_pages;
 use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, group, wal_pages};
 use crate::clock;
+use crate::config::ReplicaUrl;
 use crate::error::{Error, Kind, Result};
 use crate::fs::LockFile;
 use crate::replica::FileReplica;
@@ -44,7 +45,7 @@ pub enum Cycle {
 
 /// One replica as the engine sees it.
 pub struct Replica {
-    pub url: String,
+    pub url: ReplicaUrl,
     /// `None`: not reached yet, or its history is not ours.
     pub uploader: Option<Uploader>,
 }
@@ -352,7 +353,8 @@ impl Engine {
             db.state.set_acknowledged(index, None);
         }
         let url = self.replicas[0].url.clone();
-        self.replicas[0].uploader = Some(Uploader::new(Box::new(FileReplica::open_or_create(&url)?), None));
+        let client = FileReplica::at_or_create(url.folder().to_owned())?;
+        self.replicas[0].uploader = Some(Uploader::new(Box::new(client), None));
         db.starts_over(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
         Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
     }
@@ -361,7 +363,7 @@ impl Engine {
         let Some(home) = db.state.acknowledged(0) else { return Ok(()) };
         let url = self.replicas[index].url.clone();
         if self.replicas[index].uploader.is_none() {
-            let client = FileReplica::open_or_create(&url)?;
+            let client = FileReplica::at_or_create(url.folder().to_owned())?;
             let head = Head::of(&client)?;
             check_copy(db, self.recorded.as_ref(), head.as_ref(), &url)?;
             db.state.set_acknowledged(index, head.as_ref().map(Head::txid));
@@ -410,7 +412,12 @@ impl Engine {
 }
 
 /// A copy may be empty, or hold a state that this database was in.
-fn check_copy(db: &Database, recorded: Option<&Recorded>, head: Option<&Head>, url: &str) -> Result<()> {
+fn check_copy(
+    db: &Database,
+    recorded: Option<&Recorded>,
+    head: Option<&Head>,
+    url: &ReplicaUrl,
+) -> Result<()> {
     let Some(head) = head else { return Ok(()) };
     let post = head.header.proof.map(|p| p.post);
     let known = |txid: Txid| {

@@ -84,7 +84,7 @@ pub fn prepare(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepar
 }
 
 fn prepare_folders(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepared> {
-    let home = FileReplica::open_or_create(&settings.replicas[0].to_string())
+    let home = FileReplica::at_or_create(settings.replicas[0].folder().to_owned())
         .map_err(|e| e.while_doing("replica"))?;
     let log = Log::open(&settings.log).map_err(|e| e.while_doing("replica_log"))?;
     prepare_in(settings, base, claim, home, log)
@@ -371,9 +371,8 @@ impl Prepared {
             while !self.users.try_shared()? {}
         }
         let recorded = self.log.recorded()?;
-        let replicas =
-            self.settings.replicas.iter().map(|url| Replica { url: url.to_string(), uploader: None });
-        let mut replicas: Vec<Replica> = replicas.collect();
+        let urls = self.settings.replicas.iter().cloned();
+        let mut replicas: Vec<_> = urls.map(|url| Replica { url, uploader: None }).collect();
         let newest = self.head.take().map(|h| h.file);
         replicas[0].uploader = Some(Uploader::new(Box::new(self.home), newest));
         let whole = recorded.filter(|r| r.position.txid > Txid::FIRST).map(|r| r.position.txid);

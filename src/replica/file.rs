@@ -46,23 +46,16 @@ impl FileReplica {
         FileReplica { url: format!("file://{}", root.display()), root }
     }
 
-    /// [`FileReplica::open`], then [`FileReplica::create_folder`].
+    /// As [`FileReplica::at`]; makes the folder where it is missing, and temp files of dead writers go.
     ///
     /// # Errors
-    /// As [`FileReplica::open`]; those of making the folder.
-    pub fn open_or_create(url: &str) -> Result<FileReplica> {
-        let replica = FileReplica::open(url)?;
-        replica.create_folder()?;
-        Ok(replica)
-    }
-
-    /// Makes the folder where it is missing; temp files of dead writers go.
-    pub fn create_folder(&self) -> Result<()> {
-        durable::create_folder(&self.root)?;
+    /// Those of making the folder.
+    pub fn at_or_create(root: PathBuf) -> Result<FileReplica> {
+        durable::create_folder(&root)?;
         for level in Level::all() {
-            durable::remove_stale(&layout::folder(&self.root, level))?;
+            durable::remove_stale(&layout::folder(&root, level))?;
         }
-        Ok(())
+        Ok(FileReplica::at(root))
     }
 
     pub fn root(&self) -> &Path {
@@ -204,7 +197,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn replica(folder: &Folder) -> FileReplica {
-        FileReplica::open_or_create(&format!("file://{}/r", folder.path().display())).unwrap()
+        FileReplica::at_or_create(folder.path().join("r")).unwrap()
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn checksum(state: &BTreeMap<u32, Vec<u8>>) -> Checksum {
 impl History {
     fn new(seed: u64, page_size: u32) -> History {
         let folder = Folder::new();
-        let replica = FileReplica::open_or_create(&format!("file://{}/r", folder.path().display())).unwrap();
+        let replica = FileReplica::at_or_create(folder.path().join("r")).unwrap();
         History { folder, replica, states: Vec::new(), page_size, random: Random::new(seed), proven: true }
     }
 

@@ -309,7 +309,7 @@ impl World {
     /// Restores every txid.
     fn check(&self) {
         for file in &self.files {
-            let replica = FileReplica::open(&format!("file://{}", file.replica.display())).unwrap();
+            let replica = FileReplica::at(file.replica.clone());
             let txids: Vec<Txid> =
                 replica.list(Level::CAPTURED).unwrap().iter().map(|found| found.range.max).collect();
             let expected: Vec<Txid> = (1..=txids.len() as u64).filter_map(Txid::new).collect();

@@ -53,7 +53,7 @@ impl Followed {
     }
 
     fn replica(&self) -> FileReplica {
-        FileReplica::open(&format!("file://{}", self.folder.path().join("replica").display())).unwrap()
+        FileReplica::at(self.folder.path().join("replica"))
     }
 
     fn restored(&self, txid: Txid) -> Vec<u8> {
