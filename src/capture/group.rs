@@ -14,6 +14,10 @@ use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
 use crate::types::{Checksum, Pgno, Timestamp, Txid, TxidRange};
 
+/// Bytes of one write. A group of a few pages takes a buffer of a few pages: what large buffers cost (fresh memory,
+/// mapped and unmapped for each group) the application's thread feels too.
+const WRITE_BYTES_MAX: usize = 128 << 10;
+
 /// What a group is going to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -89,7 +93,8 @@ pub fn seal(log: &Log, checksums: &mut PageChecksums, group: &Group, buffer: &Pa
 }
 
 fn write(file: &File, header: &Header, buffer: &PageBuffer) -> Result<u64> {
-    let mut encoder = Encoder::new(BufWriter::with_capacity(128 << 10, file), *header)?;
+    let room = (buffer.len() + 1) * header.page_size.bytes();
+    let mut encoder = Encoder::new(BufWriter::with_capacity(room.min(WRITE_BYTES_MAX), file), *header)?;
     let mut page = vec![0; header.page_size.bytes()];
     for (pgno, _) in buffer.checksums() {
         buffer.read(pgno, &mut page)?;

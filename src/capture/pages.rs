@@ -15,6 +15,8 @@ pub const MEMORY_MAX: usize = 8 << 20;
 
 /// A multiple of every page size, large enough to go back to the system when it is freed.
 const BLOCK: usize = 256 << 10;
+/// The first block grows: most groups are a few pages.
+const FIRST_BLOCK: usize = 16 << 10;
 
 /// The newest read version of each page, with its checksum.
 pub struct PageBuffer {
@@ -23,7 +25,8 @@ pub struct PageBuffer {
     keeps_all: bool,
     index: BTreeMap<Pgno, (u32, Checksum)>,
     /// Blocks of [`BLOCK`] bytes, each allocated when it is needed: growing one vector would copy it and hold both.
-    memory: Vec<Box<[u8]>>,
+    /// Only the first may be shorter.
+    memory: Vec<Vec<u8>>,
     memory_slots: u32,
     slots: u32,
     folder: PathBuf,
@@ -123,9 +126,15 @@ impl PageBuffer {
         if slot < self.memory_slots {
             let (block, range) = self.place(slot);
             if self.memory.len() == block {
-                self.memory.push(vec![0; BLOCK].into_boxed_slice());
+                let first = if block == 0 { FIRST_BLOCK } else { BLOCK };
+                self.memory.push(Vec::with_capacity(first));
             }
-            self.memory[block][range].copy_from_slice(data);
+            let memory = &mut self.memory[block];
+            if range.start == memory.len() {
+                memory.extend_from_slice(data);
+            } else {
+                memory[range].copy_from_slice(data);
+            }
             return Ok(());
         }
         let offset = self.spool_offset(slot);

@@ -1,7 +1,7 @@
 //! What the worker does with one database: one cycle of collect, seal, upload, acknowledge.
 //!
-//! Runs under the capture lock of the local log, so that of several processes one works at a time; whoever takes the
-//! lock reads the position from the newest file of the log. Nothing is sealed while the home replica lacks a sealed
+//! Runs under the capture lock of the local log, so that of several processes one works at a time; who finds that
+//! another worked last, or that its own last cycle failed, reads the position from the newest file of the log. Nothing is sealed while the home replica lacks a sealed
 //! group: offline, the noted set is the one open group, and it grows without costing memory or disk.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::fs::LockFile;
 use crate::replica::FileReplica;
 use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
-use crate::staging::log::{Recorded, Sealed};
+use crate::staging::log::{Groups, Recorded, Sealed};
 use crate::types::Txid;
 use crate::upload::{Head, Outcome, Uploader};
 
@@ -56,6 +56,10 @@ pub struct Engine {
     pub checksums: PageChecksums,
     pub live: LiveFiles,
     pub recorded: Option<Recorded>,
+    /// The log's sealed groups, as of this engine's last cycle.
+    pub groups: Groups,
+    /// What the state page shows as long as no other process has worked since.
+    pub name: u64,
     pub replicas: Vec<Replica>,
     pub busy: u32,
     /// A group that starts from nothing in the middle of the history, and whose snapshot is not stored yet.
@@ -85,6 +89,9 @@ impl Engine {
             return Ok(Cycle::Later(SOON));
         }
         let outcome = self.work(db);
+        if outcome.is_err() {
+            db.state.set_worked_last(0);
+        }
         if let Some(lock) = &self.lock {
             lock.unlock()?;
         }
@@ -156,6 +163,11 @@ impl Engine {
 
     /// Another process may have sealed and sent meanwhile.
     fn refresh(&mut self, db: &Database) -> Result<()> {
+        if db.state.worked_last() == self.name {
+            return Ok(());
+        }
+        db.state.set_worked_last(self.name);
+        self.groups = Groups::read(&db.log)?;
         // What follows ours may be sealed, sent and forgotten: only the newest name says where the history stands.
         let newest = db.log.recorded()?;
         if newest != self.recorded {
@@ -253,14 +265,13 @@ impl Engine {
             self.whole = Some(sealed.txid);
         }
         db.set_page_size(shape.page_size);
+        self.groups.add(sealed);
         Ok(Some(sealed))
     }
 
     /// Sends what is sealed: to the home replica in order, then to the copies; and forgets what all have.
     fn send(&mut self, db: &Arc<Database>) -> Result<()> {
-        let txids = db.log.txids()?;
-        let acknowledged = db.state.acknowledged(0);
-        for &txid in txids.iter().filter(|&&t| acknowledged.is_none_or(|a| t > a)) {
+        for txid in self.groups.after(db.state.acknowledged(0)) {
             if !self.send_home(db, txid)? {
                 return Ok(());
             }
@@ -272,7 +283,7 @@ impl Engine {
                 db.copy_failed(index, &error);
             }
         }
-        self.forget(db, &txids)
+        self.forget(db)
     }
 
     /// The log's own idea of where the history stands may be a second old after a loss of power, not more.
@@ -280,9 +291,7 @@ impl Engine {
         let Some(recorded) = self.recorded else { return Ok(()) };
         let now = clock::monotonic_ms();
         let due = self.durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
-        if due
-            && self.durable != Some(recorded.position.txid)
-            && db.log.path_of(recorded.position.txid).exists()
+        if due && self.durable != Some(recorded.position.txid) && self.groups.contains(recorded.position.txid)
         {
             db.log.make_durable(recorded.position.txid)?;
             (self.durable, self.durable_at_ms) = (Some(recorded.position.txid), now);
@@ -295,7 +304,7 @@ impl Engine {
             db.state.sync()?;
             self.marked = true;
         }
-        let sealed = db.log.sealed(txid)?;
+        let sealed = self.groups.get(&db.log, txid)?;
         let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
         let outcome = match home.put(&db.log, &sealed) {
             Ok(outcome) => outcome,
@@ -346,6 +355,7 @@ impl Engine {
     fn start_over(&mut self, db: &Database) -> Result<()> {
         let old = self.recorded.map(|r| r.position.to_string()).unwrap_or_default();
         db.log.reset()?;
+        self.groups = Groups::default();
         self.checksums.clear();
         self.recorded = None;
         db.noted.note_all();
@@ -374,14 +384,14 @@ impl Engine {
         let (Some(home_client), Some(copy)) = (home_client.as_ref(), copy.as_mut()) else { return Ok(()) };
         while db.state.acknowledged(index).is_none_or(|a| a < home) {
             let next = db.state.acknowledged(index).map_or(Txid::FIRST, Txid::next);
-            if !db.log.path_of(next).exists() {
+            if !self.groups.contains(next) {
                 let snapshot =
                     crate::compact::snapshot_to(home_client.client(), copy.client(), home, db.log.folder())?;
                 copy.found(snapshot);
                 db.state.set_acknowledged(index, Some(home));
                 break;
             }
-            match copy.put(&db.log, &db.log.sealed(next)?)? {
+            match copy.put(&db.log, &self.groups.get(&db.log, next)?)? {
                 Outcome::Acknowledged => db.state.set_acknowledged(index, Some(next)),
                 Outcome::Fenced(text) => return Err(Error::fenced(text)),
                 Outcome::Emptied => {
@@ -397,17 +407,11 @@ impl Engine {
 
     /// Removes sealed groups that every replica has, and, when the log is full, those that only copies lack.
     /// The newest one stays.
-    fn forget(&self, db: &Database, txids: &[Txid]) -> Result<()> {
-        let Some((_, older)) = txids.split_last() else { return Ok(()) };
+    fn forget(&mut self, db: &Database) -> Result<()> {
         let everywhere = (0..self.replicas.len()).map(|i| db.state.acknowledged(i)).min().flatten();
-        let full = db.log.size()? > db.settings.log_bytes_max;
-        let home = db.state.acknowledged(0);
-        for &txid in older {
-            if everywhere.is_some_and(|a| txid <= a) || (full && home.is_some_and(|a| txid <= a)) {
-                db.log.forget(txid)?;
-            }
-        }
-        Ok(())
+        let full = self.groups.bytes() > db.settings.log_bytes_max;
+        let gone = if full { db.state.acknowledged(0) } else { everywhere };
+        gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid))
     }
 }
 

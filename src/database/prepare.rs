@@ -27,7 +27,7 @@ use crate::replica::{Client, FileReplica, list_all};
 use crate::restore;
 use crate::sqlite::{header, wal, wal_index::Salts};
 use crate::staging::checksums::PageChecksums;
-use crate::staging::log::{Log, Recorded, Sealed};
+use crate::staging::log::{Groups, Log, Recorded, Sealed};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
 use crate::types::{Checksum, Pgno, Position, Txid};
@@ -366,7 +366,7 @@ impl Prepared {
             let stat = FileStat::of(&path)?;
             state.set_file_id((stat.device, stat.inode));
             state.set_boot(boot_id()?);
-            state.set_writer(writer_id()?);
+            state.set_writer(random_number()?);
             state.sync()?;
             while !self.users.try_shared()? {}
         }
@@ -383,6 +383,8 @@ impl Prepared {
             checksums,
             live,
             recorded,
+            groups: Groups::default(),
+            name: random_number()?,
             replicas,
             busy: 0,
             whole,
@@ -543,8 +545,8 @@ fn forget(state: &State, noted: &NotedSet, checksums: &mut PageChecksums) {
     (0..crate::staging::state::REPLICAS_MAX).for_each(|index| state.set_acknowledged(index, None));
 }
 
-/// Drawn anew at each open, so that what two lives of one database wrote can be told apart.
-fn writer_id() -> Result<u64> {
+/// What tells two lives of one database, and two processes that have it open, apart; never 0.
+fn random_number() -> Result<u64> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 8];
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;

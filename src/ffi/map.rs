@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicU64;
 
 use crate::error::{Error, Result};
 
+const WORDS_PER_MEMORY_PAGE: usize = 4096 / 8;
+
 /// A mapped file. Words are native-endian; `Sync`, as every word is atomic.
 pub struct SharedMap {
     file: File,
@@ -69,8 +71,22 @@ impl SharedMap {
     /// # Errors
     /// As `open`; the map is then as before.
     pub fn grow(&mut self, len_words: usize) -> Result<()> {
-        let len_words = make_room(&self.file, &self.path, len_words)?;
-        if len_words != self.len_words {
+        // Each new mapping stops every thread of the process for a moment; one for each added word would be felt.
+        if len_words > self.len_words {
+            let whole_pages = len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE);
+            make_room(&self.file, &self.path, whole_pages)?;
+        }
+        self.follow()
+    }
+
+    /// Takes in what another process added.
+    ///
+    /// # Errors
+    /// As `open`; the map is then as before.
+    pub fn follow(&mut self) -> Result<()> {
+        let len_words = words_in(&self.file, &self.path)?;
+        if len_words > self.len_words {
+            make_room(&self.file, &self.path, len_words)?;
             let words = map(&self.file, &self.path, len_words)?;
             self.unmap();
             (self.words, self.len_words) = (words, len_words);
@@ -100,14 +116,12 @@ impl Drop for SharedMap {
     }
 }
 
-/// Takes room for `len_words` in the file; returns the whole words it holds then.
+/// Takes room on disk for `len_words`, or for what the file has if that is more; returns the words it holds then.
 fn make_room(file: &File, path: &Path, len_words: usize) -> Result<usize> {
     if len_words == 0 {
         return Err(Error::invalid(format!("cannot map 0 words of {}", path.display())));
     }
-    let has =
-        usize::try_from(file.metadata().map_err(|e| Error::io("size", path, e))?.len()).unwrap_or(0) / 8;
-    let want = has.max(len_words);
+    let want = words_in(file, path)?.max(len_words);
     loop {
         // SAFETY: posix_fallocate(3) on an open descriptor; allocates what a hole left out, never shortens.
         match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, (want * 8) as libc::off_t) } {
@@ -116,6 +130,11 @@ fn make_room(file: &File, path: &Path, len_words: usize) -> Result<usize> {
             code => return Err(Error::io("allocate", path, std::io::Error::from_raw_os_error(code))),
         }
     }
+}
+
+fn words_in(file: &File, path: &Path) -> Result<usize> {
+    let bytes = file.metadata().map_err(|e| Error::io("size", path, e))?.len();
+    Ok(usize::try_from(bytes).unwrap_or(0) / 8)
 }
 
 fn map(file: &File, path: &Path, len_words: usize) -> Result<NonNull<AtomicU64>> {
@@ -149,8 +168,8 @@ mod tests {
         one.grow(100_000).expect("grow");
         one.words()[99_999].store(7, Relaxed);
         let mut two = two;
-        two.grow(1).expect("take in what the other added");
-        assert_eq!(two.len_words(), 100_000);
+        two.follow().expect("take in what the other added");
+        assert!(two.len_words() >= 100_000 && two.len_words() == one.len_words());
         assert_eq!((two.words()[2].load(Relaxed), two.words()[99_999].load(Relaxed)), (42, 7));
         one.sync().expect("sync");
         assert_eq!(std::fs::read(&path).expect("read")[16], 42);

@@ -19,7 +19,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const COPY_BYTES: usize = 64 << 10;
+const COPY_BYTES: u64 = 64 << 10;
 const NS_PER_MS: i128 = 1_000_000;
 
 /// A file replica; holds no open files.
@@ -76,12 +76,13 @@ impl FileReplica {
     }
 
     fn write(&self, temp: &mut Temp, path: &Path, body: &mut dyn Read) -> Result<()> {
-        let mut buffer = vec![0; COPY_BYTES];
+        // As large as most files need; it grows to COPY_BYTES.
+        let mut buffer = Vec::with_capacity(16 << 10);
         loop {
-            match body.read(&mut buffer) {
+            buffer.clear();
+            match body.take(COPY_BYTES).read_to_end(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(count) => temp.write(&buffer[..count])?,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(_) => temp.write(&buffer)?,
                 Err(e) => return Err(Error::io("read what is to become", path, e)),
             }
         }

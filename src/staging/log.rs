@@ -5,9 +5,10 @@
 //! last here, and an fsync for each group was measured to cost the application up to a third of its own
 //! (`docs/local-log.md`). After a loss of power a file that is not whole is dropped. The newest
 //! one stays, because it says where the history of this database stands; a *base* (`base-<txid>-<checksum>`) says
-//! so where the log starts from a restored copy. The number of a new group is therefore always read from the
-//! names in this folder, not from memory.
+//! so where the log starts from a restored copy. The number of a new group therefore comes from the names in this
+//! folder; a process remembers them ([`Groups`]) only until another one has worked here.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,75 @@ impl Sealed {
             page_count: self.page_count,
             timestamp: self.timestamp,
         }
+    }
+}
+
+/// The sealed groups in the log, remembered by the process that worked on it last: txid and bytes of each.
+#[derive(Debug, Default)]
+pub struct Groups {
+    sizes: BTreeMap<Txid, u64>,
+    bytes: u64,
+    newest: Option<Sealed>,
+}
+
+impl Groups {
+    /// Reads them from the folder.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read(log: &Log) -> Result<Groups> {
+        let mut sizes = BTreeMap::new();
+        for txid in log.txids()? {
+            sizes.insert(txid, std::fs::metadata(log.path_of(txid)).map_or(0, |m| m.len()));
+        }
+        let bytes = sizes.values().sum();
+        Ok(Groups { sizes, bytes, newest: None })
+    }
+
+    /// Adds the group that this process has just sealed.
+    pub fn add(&mut self, sealed: Sealed) {
+        self.sizes.insert(sealed.txid, sealed.size);
+        self.bytes += sealed.size;
+        self.newest = Some(sealed);
+    }
+
+    pub fn contains(&self, txid: Txid) -> bool {
+        self.sizes.contains_key(&txid)
+    }
+
+    /// Those after `txid`, ascending; all of them after `None`.
+    pub fn after(&self, txid: Option<Txid>) -> Vec<Txid> {
+        let from = txid.map_or(Txid::FIRST, Txid::next);
+        self.sizes.range(from..).map(|(&txid, _)| txid).collect()
+    }
+
+    /// The group sealed as `txid`.
+    ///
+    /// # Errors
+    /// As [`Log::sealed`].
+    pub fn get(&self, log: &Log, txid: Txid) -> Result<Sealed> {
+        self.newest.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
+    }
+
+    /// Removes those up to `txid` from the log; the newest stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn forget_to(&mut self, log: &Log, txid: Txid) -> Result<()> {
+        while self.sizes.len() > 1
+            && let Some((&oldest, &size)) = self.sizes.first_key_value()
+            && oldest <= txid
+        {
+            log.forget(oldest)?;
+            self.sizes.remove(&oldest);
+            self.bytes -= size;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -258,18 +328,6 @@ impl Log {
         durable::sync_folder(&self.folder)
     }
 
-    /// Bytes of all sealed groups.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn size(&self) -> Result<u64> {
-        let mut total = 0;
-        for txid in self.txids()? {
-            total += std::fs::metadata(self.path_of(txid)).map_or(0, |m| m.len());
-        }
-        Ok(total)
-    }
-
     fn bases(&self) -> Result<Vec<(Position, PathBuf)>> {
         let mut bases = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(|e| Error::io("list", &self.folder, e))? {
@@ -363,6 +421,25 @@ mod tests {
         assert_eq!(log.txids().unwrap(), [recorded(7).position.txid]);
         log.reset().unwrap();
         assert_eq!(Log::open(log.folder()).unwrap().recorded().unwrap(), None);
+    }
+
+    #[test]
+    fn groups_are_forgotten_oldest_first_and_the_newest_stays() {
+        let dir = Folder::new();
+        let log = Log::open(&dir.path().join("db-replica")).unwrap();
+        (3..6).for_each(|n| seal(&log, n).unwrap());
+        let txid = |n| Txid::new(n).unwrap();
+        let mut groups = Groups::read(&log).unwrap();
+        assert_eq!(groups.after(Some(txid(3))), [txid(4), txid(5)]);
+        assert_eq!(groups.bytes(), 3 * Header::BYTES as u64);
+        groups.forget_to(&log, txid(3)).unwrap();
+        assert_eq!(log.txids().unwrap(), [txid(4), txid(5)]);
+        seal(&log, 6).unwrap();
+        groups.add(log.sealed(txid(6)).unwrap());
+        groups.forget_to(&log, txid(9)).unwrap();
+        assert_eq!(groups.bytes(), Header::BYTES as u64);
+        assert_eq!(log.txids().unwrap(), [txid(6)]);
+        assert_eq!((groups.after(None), groups.contains(txid(5))), (vec![txid(6)], false));
     }
 
     #[test]

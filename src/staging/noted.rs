@@ -106,8 +106,7 @@ impl NotedSet {
     pub fn take(&self, again: bool) -> Taken {
         let mut map = self.map.write();
         // Another process may have grown the file; a bit beyond our mapping would be missed.
-        let have = map.words().len();
-        if map.grow(have + 1).is_err() {
+        if map.follow().is_err() {
             map.words()[ALL_OPEN].store(1, Ordering::SeqCst);
         }
         let words = map.words();

@@ -5,7 +5,7 @@
 //!      3      anchor: WAL cycle (salts)   4        the cycle before it
 //!      5      anchor: change tag          6        tag of page 1 as last written
 //!      7      number of the open group    8        writer id
-//!      9, 10  device and inode            16..22   clean mark (below)
+//!      9, 10  device and inode           11        who worked last      16..22   clean mark (below)
 //!     24..27  acknowledged txid of each replica
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
 //! ```
@@ -36,6 +36,7 @@ const OPEN_TXID: usize = 7;
 const WRITER: usize = 8;
 const DEVICE: usize = 9;
 const INODE: usize = 10;
+const WORKED: usize = 11;
 const CLEAN: usize = 16;
 const CLEAN_LEN: usize = 6;
 const ACKNOWLEDGED: usize = 24;
@@ -138,6 +139,16 @@ impl State {
 
     pub fn set_writer(&self, writer: u64) {
         self.set(WRITER, writer);
+    }
+
+    /// Who worked on the log last, by the number it drew; 0: nobody may rely on what it remembers. Only under the
+    /// capture lock.
+    pub fn worked_last(&self) -> u64 {
+        self.get(WORKED)
+    }
+
+    pub fn set_worked_last(&self, who: u64) {
+        self.set(WORKED, who);
     }
 
     /// Newest txid that the replica `index` (0: home) is known to have, durable; `None`: none.
