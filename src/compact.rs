@@ -3,9 +3,10 @@
 //! A merged file is built in a scratch folder and then created in the replica, where it appears whole. At most
 //! [`INPUTS_MAX`] files are open at once; a longer chain is merged in rounds.
 
-use crate::catalog::{Target, chain_to};
+use crate::catalog::{Chain, Target, chain_to};
 use crate::error::{Error, Result};
 use crate::fs::durable::Temp;
+use crate::ltx::merge::check_link;
 use crate::ltx::{Decoder, Header, Proof, Summary, merge};
 use crate::replica::{Client, ReadSeek, list_all, open_decoder};
 use crate::types::{Checksum, FileInfo, Level, Txid, TxidRange};
@@ -15,37 +16,77 @@ use std::path::Path;
 
 /// Files merged at once: far from the usual limit of 1024 descriptors, 32 KiB of buffer each.
 const INPUTS_MAX: usize = 128;
+/// Level-0 leftovers passed over; more of them is no replica.
+const LEFTOVERS_MAX: u32 = 16;
 
 type Input = Decoder<Box<dyn ReadSeek>>;
 
 /// Creates the level-9 file `1..txid` in `target` from the files of `source`, which may be the same replica.
 ///
 /// Keeps the post checksum and the timestamp of the last input. Where the page size changed on the way, only the
-/// files from there on are merged. `scratch` is a folder for what is not finished, on a disk with room for it.
+/// files from there on are merged. Level-0 leftovers take no part. `scratch` is a folder for what is not finished, on a
+/// disk with room for it.
 ///
 /// # Errors
 /// `Exists` when `target` has that file; as [`chain_to`]; `Corrupt` with file, offset and reason, or when the
 /// result does not have the checksum the last file states; else as the stores say.
 pub fn snapshot_to(source: &dyn Client, target: &dyn Client, txid: Txid, scratch: &Path) -> Result<FileInfo> {
-    let chain = chain_to(&list_all(source)?, Target::Txid(txid))?;
-    let steps = since_page_size_change(source, &chain.steps)?;
-    let (merged, summary) = merge_files(source, steps, scratch)?;
+    let (steps, headers) = history_to(source, txid)?;
+    let (merged, summary) = merge_files(source, &steps[since_page_size_change(&headers)..], scratch)?;
     let mut body = reader(&merged)?;
     target.create(Level::SNAPSHOT, summary.header.range, summary.header.timestamp, &mut body)
 }
 
-/// The steps after which the page size stays the same; the first of them holds every page.
-fn since_page_size_change<'a>(source: &dyn Client, steps: &'a [FileInfo]) -> Result<&'a [FileInfo]> {
-    let mut start = 0;
-    let mut last = None;
-    for (index, step) in steps.iter().enumerate() {
-        let page_size = open_decoder(source, step)?.header().page_size;
-        if last.is_some_and(|last| last != page_size) {
-            start = index;
+/// The files that lead to `txid`, and their headers: planned again without each level-0 file that turns out to be a
+/// leftover.
+fn history_to(source: &dyn Client, txid: Txid) -> Result<(Vec<FileInfo>, Vec<Header>)> {
+    let mut listing = list_all(source)?;
+    let mut last: Option<Error> = None;
+    for _ in 0..=LEFTOVERS_MAX {
+        let chain = match (chain_to(&listing, Target::Txid(txid)), last.take()) {
+            (Err(_), Some(why)) => return Err(why),
+            (chain, _) => chain?,
+        };
+        let headers = chain.steps.iter().map(|step| header_of(source, step)).collect::<Result<Vec<_>>>()?;
+        match leftover(source, &chain, &headers)? {
+            Some((file, why)) => {
+                listing.retain(|other| !other.same_object(file));
+                last = Some(why);
+            }
+            None => return Ok((chain.steps, headers)),
         }
-        last = Some(page_size);
     }
-    Ok(&steps[start..])
+    Err(last.expect("BUG: only a leftover plans again"))
+}
+
+/// The newest level-0 step that does not link to the level-0 file after it, and why. Only undamaged files tell.
+fn leftover<'a>(
+    source: &dyn Client,
+    chain: &'a Chain,
+    headers: &[Header],
+) -> Result<Option<(&'a FileInfo, Error)>> {
+    for (index, (step, header)) in chain.steps.iter().zip(headers).enumerate().rev() {
+        let next = chain.steps.get(index + 1).into_iter();
+        let next = next.chain(chain.links.iter().filter(|link| link.step == *step).map(|link| &link.next));
+        for next in next.filter(|next| (step.level, next.level) == (Level::CAPTURED, Level::CAPTURED)) {
+            let mut opened = open_decoder(source, next)?;
+            if let Err(why) = check_link(header, opened.header()) {
+                opened.verify_rest()?;
+                open_decoder(source, step)?.verify_rest()?;
+                return Ok(Some((step, why)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn header_of(source: &dyn Client, file: &FileInfo) -> Result<Header> {
+    Ok(*open_decoder(source, file)?.header())
+}
+
+/// Index of the step from which on the page size stays the same; that one holds every page.
+fn since_page_size_change(headers: &[Header]) -> usize {
+    headers.windows(2).rposition(|pair| pair[0].page_size != pair[1].page_size).map_or(0, |at| at + 1)
 }
 
 /// Merges `steps` into one snapshot. The first, which holds every page, takes part only in the last round.
@@ -187,6 +228,47 @@ mod tests {
     fn a_change_of_page_size_starts_the_merge_anew() {
         check(9, 4);
         check(9, 1);
+    }
+
+    /// Another history's state after its txid `last`, as a level-0 file `min..last` that links to `pre`.
+    fn leave(replica: &FileReplica, min: u64, last: u64, pre: Checksum) {
+        let page = (1, Random::new(99).page(PageSize::new(512).unwrap()));
+        let proof = Some(Proof { pre, post: page_checksum(Pgno::FIRST, &page.1) });
+        let header = Header { proof, ..header(min, last, 512, 1) };
+        let body = file(header, &[page]);
+        replica.create(Level::CAPTURED, header.range, header.timestamp, &mut &body[..]).unwrap();
+    }
+
+    fn post(replica: &FileReplica, txid: u64) -> Checksum {
+        let range = TxidRange::one(Txid::new(txid).unwrap());
+        let file = replica.stat(Level::CAPTURED, range).unwrap().unwrap();
+        header_of(replica, &file).unwrap().proof.unwrap().post
+    }
+
+    #[test]
+    fn a_leftover_is_passed_over_where_the_history_goes_on_beside_it() {
+        let folder = Folder::new();
+        let (source, target) = (replica(&folder, "a"), replica(&folder, "b"));
+        let state = fill(&source, 7, 0);
+        leave(&source, 3, 5, post(&source, 2));
+        leave(&source, 2, 6, Checksum::from_crc(5));
+        let made = snapshot_to(&source, &target, Txid::new(7).unwrap(), folder.path()).unwrap();
+        let proof = header_of(&target, &made).unwrap().proof.unwrap();
+        assert_eq!(proof.post, checksum(&state));
+    }
+
+    #[test]
+    fn a_leftover_that_nobody_continued_makes_no_snapshot() {
+        let folder = Folder::new();
+        let (source, target) = (replica(&folder, "a"), replica(&folder, "b"));
+        fill(&source, 4, 0);
+        let third = post(&source, 3);
+        std::fs::remove_file(source.root().join("ltx/0/0000000000000003-0000000000000003.ltx")).unwrap();
+        leave(&source, 3, 3, post(&source, 2));
+        assert_ne!(post(&source, 3), third);
+        let error = snapshot_to(&source, &target, Txid::new(3).unwrap(), folder.path()).unwrap_err();
+        assert!(error.to_string().contains("belongs to another history"), "{error}");
+        assert_eq!(target.list(Level::SNAPSHOT).unwrap(), []);
     }
 
     #[test]
