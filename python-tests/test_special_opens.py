@@ -112,6 +112,83 @@ def test_nolock_is_captured_in_this_process(database, replica):
     assert_equal(replica, database)
 
 
+class Shell:
+    """The sqlite3 program on a database, which can keep a WAL past its last close (SQLITE_FCNTL_PERSIST_WAL)."""
+
+    def __init__(self, process, database):
+        self.child = process(["sqlite3", "-batch", database])
+
+    def ask(self, *lines):
+        """Runs the lines and returns what they print."""
+        for line in [*lines, ".print done"]:
+            self.child.tell(line)
+        return list(iter(self.child.line, "done"))
+
+
+def test_wal_that_stays_after_a_switch_is_followed(database, replica, process):
+    """SQLite goes on in a WAL file that is there, whatever the journal mode is said to be."""
+    shell = Shell(process, ":memory:")
+    shell.ask(f".load {harness.EXTENSION}", f".open {databases.uri(database, replica)}", ".filectrl persist_wal 1")
+    shell.ask("PRAGMA journal_mode=wal;", "CREATE TABLE t(x);", "INSERT INTO t VALUES (1);")
+    assert shell.ask("PRAGMA journal_mode=delete;") == ["delete"]
+    wal = database.with_name(database.name + "-wal")
+    txid = int(*shell.ask("SELECT replica_sync();"))
+    for _ in range(3):
+        shell.ask("INSERT INTO t VALUES (randomblob(5000));")
+        assert wal.stat().st_size > 0
+        (before, txid) = (txid, int(*shell.ask("SELECT replica_sync();")))
+        assert txid == before + 1
+    assert shell.ask("SELECT state, last_event FROM replica_status;") == ["Live|"]
+    shell.child.finish()
+    c = connect(database, replica)
+    assert sync(c) == txid and status(c)["last_event"] is None
+    assert one(c, "SELECT count(*) FROM t") == 4
+    c.close()
+    assert not wal.exists()
+    assert_equal(replica, database)
+
+
+@pytest.mark.parametrize("wal_is_left", [True, False])
+@pytest.mark.parametrize("killed", [True, False])
+def test_commits_of_another_program_through_a_wal_beside_a_rollback_mode(database, replica, process, wal_is_left, killed):
+    """They leave page 1 alone, by which changes of others are recognised in a rollback mode."""
+    make(database, replica)
+    shell = Shell(process, ":memory:")
+    shell.ask(f".load {harness.EXTENSION}", f".open {databases.uri(database, replica)}", "SELECT * FROM t;")
+    other = Shell(process, database)
+    other.ask(".filectrl persist_wal 1", "PRAGMA journal_mode=wal;", "INSERT INTO t VALUES (2);", "PRAGMA journal_mode=delete;")
+    other.ask("PRAGMA wal_checkpoint(TRUNCATE);")
+    page_1 = database.read_bytes()[:100]
+    assert page_1[18:20] == b"\1\1" and database.with_name(database.name + "-wal").stat().st_size == 0
+    (before,) = shell.ask("SELECT replica_sync();")
+    other.ask("INSERT INTO t VALUES (3);", "PRAGMA wal_checkpoint(TRUNCATE);")
+    if not wal_is_left:
+        other.ask(".filectrl persist_wal 0")
+        other.child.finish()
+    assert database.read_bytes()[:100] == page_1
+    if killed:
+        shell.child.kill()
+    else:
+        assert shell.ask("SELECT replica_sync();") == [str(int(before) + 1)]
+        shell.child.finish()
+    c = connect(database, replica)
+    assert sync(c) == int(before) + 1
+    if wal_is_left:
+        other.child.finish()
+    c.close()
+    c = connect(database, replica)
+    for row in range(2):
+        c.execute("INSERT INTO t VALUES (4)")
+        assert sync(c) == int(before) + 2 + row
+    assert one(c, "SELECT count(*) FROM t") == 5
+    c.close()
+    c = connect(database, replica)
+    assert sync(c) == int(before) + 3 and status(c)["last_event"] is None, "page 1 is a proof again"
+    c.close()
+    database.with_name(database.name + "-wal").unlink(missing_ok=True)  # an empty one
+    assert_equal(replica, database)
+
+
 def test_symbolic_link_has_the_log_of_the_file_behind_it(database, replica, tmp_path):
     make(database, replica)
     link = tmp_path / "link" / "name.db"

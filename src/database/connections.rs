@@ -67,7 +67,7 @@ struct Inner {
     entries: Vec<Entry>,
     /// WAL files open in this process.
     wal_files: usize,
-    shm_deleted: bool,
+    shm_unmapped: bool,
 }
 
 #[derive(Default)]
@@ -111,18 +111,18 @@ impl Connections {
     pub fn wal_opened(&self) {
         let mut inner = self.inner.lock();
         inner.wal_files += 1;
-        inner.shm_deleted = false;
+        inner.shm_unmapped = false;
     }
 
-    /// The last close of a WAL gave its shared memory back, having noted and checkpointed everything. It holds
-    /// EXCLUSIVE and has nothing mapped, and is no connection that works without shared memory.
-    pub fn shm_deleted(&self) {
-        self.inner.lock().shm_deleted = true;
+    /// A close of a WAL gave its shared memory back, having noted everything. The last one holds EXCLUSIVE and has
+    /// nothing mapped, and is no connection that works without shared memory.
+    pub fn shm_unmapped(&self) {
+        self.inner.lock().shm_unmapped = true;
     }
 
     /// A connection works on the WAL without shared memory.
     pub fn is_exclusive_wal(&self) -> bool {
-        self.exclusive().is_some() && self.mapped().is_none() && !self.inner.lock().shm_deleted
+        self.exclusive().is_some() && self.mapped().is_none() && !self.inner.lock().shm_unmapped
     }
 
     /// `true`: no WAL is open any more.

@@ -218,11 +218,14 @@ impl Engine {
     fn collect_rollback(&self, db: &Database) -> Result<Collected> {
         let mut bytes = [0; 100];
         let there = self.live.base().read(0, &mut bytes)? == bytes.len();
+        let tag = bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into();
+        let tag = header::change_tag(tag.expect("BUG: a range of 16 bytes"));
+        let known = !there || tag == db.state.tag();
+        let in_wal_mode = header::parse(&bytes).is_some_and(|h| h.wal) || (!known && db.is_wal_left());
         // The header of an open transaction, perhaps the switch to WAL mode itself, is not looked at.
-        if there && header::parse(&bytes).is_some_and(|h| h.wal) && !self.live.base().check_reserved()? {
+        if there && in_wal_mode && !self.live.base().check_reserved()? {
             db.check_rest();
-            let tag = bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into();
-            db.state.set_tag(header::change_tag(tag.expect("BUG: a range of 16 bytes")));
+            db.state.set_tag(tag);
         }
         let held = self.busy >= BUSY_CYCLES_MAX && self.live.base().lock(1)?;
         if held {
@@ -247,6 +250,11 @@ impl Engine {
         let outcome = reader.collect();
         if held {
             self.live.base().unlock(0)?;
+        }
+        // A WAL that stays through a switch to a rollback mode (PERSIST_WAL) is used on by whoever has it open, and what
+        // is committed there leaves page 1 alone. Only a commit in a rollback mode proves that nobody has.
+        if !(known && outcome.as_ref().is_ok_and(|(_, foreign)| !foreign.0)) && db.is_wal_left() {
+            db.state.set_tag(0);
         }
         let (collected, foreign) = outcome?;
         if foreign.0 {

@@ -254,6 +254,11 @@ impl Database {
         *self.rest.lock() = FileStat::of(&self.path).ok();
     }
 
+    /// A WAL file is there, perhaps an empty one.
+    pub(super) fn is_wal_left(&self) -> bool {
+        beside(&self.path, "-wal").exists()
+    }
+
     /// The file is in WAL mode, without a WAL: only that it stands as it did proves that nobody wrote. Page 1 does
     /// not, because commits in WAL mode leave its change counter alone.
     pub(super) fn check_rest(&self) {

@@ -256,7 +256,10 @@ impl MainHooks for MainFile {
         if tag != state.tag() {
             self.db.noted.note_all();
             self.db.went_cold("a program without the extension committed");
-            state.set_tag(tag);
+            // Where page 1 proves nothing, only the commit makes it a proof again.
+            if state.tag() != 0 {
+                state.set_tag(tag);
+            }
         }
     }
 
@@ -303,8 +306,8 @@ impl MainHooks for MainFile {
             self.db.noted.note_all();
             self.db.went_cold("the wal-index could not be read at the end");
         }
+        self.db.connections.shm_unmapped();
         if delete {
-            self.db.connections.shm_deleted();
             // Checkpointed, and EXCLUSIVE is held: the file is the whole state from here on.
             self.db.state.set_cycle(None);
             self.db.state.set_tag(self.tag().unwrap_or(0));
