@@ -1,7 +1,7 @@
 //! One SQLite library that loaded us, and what we registered with it. Never freed: SQLite keeps pointers.
 
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use libsqlite3_sys as sys;
 
@@ -9,6 +9,7 @@ use super::api::{Api, InitFn};
 use super::base::BaseVfs;
 use super::hooks::VfsHooks;
 use super::vfs::Registration;
+use crate::lock::Mutex;
 
 /// The name users open databases with.
 pub const VFS_NAME: &str = "replvfs";
@@ -57,7 +58,7 @@ impl Library {
     }
 
     unsafe fn known_or_new(table: *const sys::sqlite3_api_routines) -> Result<&'static Library, String> {
-        let _joining = JOINING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _joining = JOINING.lock();
         if let Some(library) = Library::known(table) {
             return Ok(library);
         }

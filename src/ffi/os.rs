@@ -8,13 +8,14 @@
 //! At the end of the process the exiting thread's thread-locals are gone before our callback runs, and that
 //! thread may hold any lock of ours: callbacks wait with a deadline only.
 
+use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, mem, ptr, thread};
 
 use super::guard;
+use crate::lock::Mutex;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static AT_EXIT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
@@ -88,7 +89,7 @@ pub(super) fn kill_self() {
 /// It runs once, on any thread, in a forked child too: compare [`fork_generation`] there.
 pub fn at_exit(callback: fn()) {
     static REGISTERED: Once = Once::new();
-    AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner).push(callback);
+    AT_EXIT.lock().push(callback);
     REGISTERED.call_once(|| {
         // SAFETY: atexit(3); the library is linked NODELETE, so the handler is there until the end.
         unsafe { libc::atexit(run_at_exit) };
@@ -97,7 +98,7 @@ pub fn at_exit(callback: fn()) {
 
 extern "C" fn run_at_exit() {
     // A lock held by a thread that a fork did not copy must not hang the child: then nothing is called.
-    let Ok(callbacks) = AT_EXIT.try_lock().map(|mut list| mem::take(&mut *list)) else { return };
+    let Some(callbacks) = AT_EXIT.try_lock().map(|mut list| mem::take(&mut *list)) else { return };
     for callback in callbacks {
         // Nobody is left to tell of a panic.
         let _ = guard::catch(callback);
@@ -223,13 +224,13 @@ mod tests {
         // Stands for a lock of SQLite's.
         static LOCK: Mutex<()> = Mutex::new(());
         let call = not_during_fork();
-        let held = LOCK.lock().unwrap();
+        let held = LOCK.lock();
         let forking = thread::spawn(|| {
             // SAFETY: the child calls only try_lock, which allocates nothing, and _exit; it is awaited by its id.
             unsafe {
                 let child = libc::fork();
                 if child == 0 {
-                    libc::_exit(i32::from(LOCK.try_lock().is_err()));
+                    libc::_exit(i32::from(LOCK.try_lock().is_none()));
                 }
                 let mut status = 0;
                 assert_eq!(libc::waitpid(child, &raw mut status, 0), child);

@@ -82,6 +82,10 @@ const POWERS: [Power; 7] = [
         owners: &["fs/"],
     },
 ];
+/// Starts of names of the standard library's locks, and what would bring them in unseen.
+const LOCKS: [&str; 4] = ["Mutex", "RwLock", "Condvar", "self"];
+const ALL_OF_SYNC: [&str; 2] = ["std::sync;", "std::sync::*"];
+const LOCKS_OWNER: &str = "lock.rs";
 /// A line with this may read the environment wherever a test seam is wired.
 const TEST_SEAM: &str = "SQLITEREPLICATE_TEST_";
 const TEST_SEAM_OWNERS: [&str; 2] = ["ffi/", "extension.rs"];
@@ -118,6 +122,11 @@ impl Source {
 
     /// What the code imports from this crate: `room` or `room::part`, with the line.
     fn imports(&self) -> Vec<(usize, String)> {
+        self.behind("crate::")
+    }
+
+    /// The first two names of each path behind `prefix`, with the line.
+    fn behind(&self, prefix: &str) -> Vec<(usize, String)> {
         let mut code = String::new();
         let mut starts = Vec::new();
         for (number, line) in self.code() {
@@ -125,13 +134,13 @@ impl Source {
             writeln!(code, "{line}").unwrap();
         }
         let mut found = Vec::new();
-        for (at, _) in code.match_indices("crate::") {
+        for (at, _) in code.match_indices(prefix) {
             if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
                 continue;
             }
             let number =
                 starts.iter().rev().find(|(start, _)| *start <= at).expect("BUG: before the first line").1;
-            for name in imported(&code[at + "crate::".len()..]) {
+            for name in imported(&code[at + prefix.len()..]) {
                 found.push((number, name));
             }
         }
@@ -151,7 +160,7 @@ fn without_comment(line: &str) -> &str {
     comment.map_or(line, |(at, _)| &line[..at])
 }
 
-/// The names behind a `crate::`: one, or those of a group in braces.
+/// The names at the start of a path: one, or those of a group in braces.
 fn imported(rest: &str) -> Vec<String> {
     let Some(group) = rest.strip_prefix('{') else { return vec![two_names(rest)] };
     let mut depth = 1;
@@ -294,6 +303,25 @@ fn powers_are_used_by_their_owners_only() {
     );
 }
 
+#[test]
+fn locks_are_those_that_a_forked_child_can_go_on_with() {
+    let sources = sources();
+    let others = sources.iter().filter(|s| s.path != LOCKS_OWNER);
+    let findings: Vec<String> = others
+        .flat_map(|s| locks_of(s).into_iter().map(|(line, name)| format!("src/{}:{line}: {name}", s.path)))
+        .collect();
+    assert_none(&findings, "take crate::lock, and name the rest of std::sync one by one");
+}
+
+/// Locks of the standard library that the code names.
+fn locks_of(source: &Source) -> Vec<(usize, String)> {
+    let modules = source.code().filter(|(_, line)| ALL_OF_SYNC.iter().any(|all| uses(line, all)));
+    let mut found: Vec<_> = modules.map(|(number, _)| (number, "sync".to_owned())).collect();
+    let names = source.behind("sync::").into_iter();
+    found.extend(names.filter(|(_, name)| LOCKS.iter().any(|lock| name.starts_with(lock))));
+    found
+}
+
 /// Whether the line has the word, and not as the end of a longer one.
 fn uses(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
@@ -353,6 +381,12 @@ fn the_reader_of_sources_sees_what_is_there() {
             && !uses("eprintln!(x)", "println!")
             && uses("eprintln!()", "eprintln!")
     );
+    let text = "use std::sync::{Arc, Mutex};\nuse std::{io, sync::{RwLockReadGuard, atomic::AtomicBool}};\n\
+                use crate::database::sync::Tickets;\nuse std::sync;\nfn f(_: std::sync::Condvar) {}\n\
+                use crate::lock::Mutex;\nuse std::sync::*;\n";
+    let locks = locks_of(&Source { path: "fs/x.rs".into(), text: text.into(), is_test: false });
+    let lines: Vec<_> = locks.into_iter().map(|(line, _)| line).collect();
+    assert_eq!(lines, [4, 7, 1, 2, 5]);
     assert!(
         sources().iter().any(|s| s.path == "config/tests.rs" && s.is_test),
         "a test module in a file of its own"
