@@ -31,11 +31,7 @@ use crate::types::{PageSize, Pgno};
 pub use group::Group;
 pub use pages::PageBuffer;
 pub use wal_notes::WalNotes;
-pub use work::Base;
-
-/// Pages from which on a reading is a scan: it rests between chunks, so that it does not make the transactions of
-/// others longer and, with them, their collisions more.
-pub const SCAN_PAGES: usize = 4096;
+pub use work::{Base, Work};
 
 /// What capture knows of this database now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

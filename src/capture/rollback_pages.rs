@@ -14,25 +14,22 @@
 //! that raced with a take is never the only one. Programs without the extension are recognised by the change tag
 //! of page 1 (`sqlite::header`): a tag that nobody of us wrote notes every page.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::wal_pages::file_shape;
-use super::work::{Base, carries_all, pages_to_read};
-use super::{Collected, Files, NotNow, PageBuffer, SCAN_PAGES, Shape};
-use crate::clock::{Deadline, Pace};
+use super::work::{Work, carries_all, finish, pages_to_read};
+use super::{Collected, Files, NotNow, PageBuffer, Shape};
+use crate::clock::Deadline;
 use crate::error::Result;
 use crate::fs::FileStat;
 use crate::lock::{Condvar, Mutex};
 use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
 use crate::staging::noted::{NotedSet, Taken};
-use crate::staging::state::State;
 use crate::types::Pgno;
 
 /// Longest time that one reading waits for stillness or a committer.
 const WAIT_MAX: Duration = Duration::from_millis(200);
-const CHUNK_PAGES: usize = 256;
 /// Pages that a committer copies for us at most: 8 MiB of 4 KiB pages, some 2 ms.
 pub const HANDOFF_PAGES_MAX: usize = 2048;
 /// Memory that a committer copies at most.
@@ -103,10 +100,7 @@ impl Handoff {
         list.pages.extend(now.pages.iter().copied());
         let answer = copy(files, &list, *base);
         if answer.is_none() {
-            now.pages.iter().for_each(|&pgno| noted.note(pgno));
-            if now.all {
-                noted.note_all();
-            }
+            noted.note_again(&now);
             return;
         }
         if let Some((shape, pages, data)) = answer {
@@ -150,15 +144,11 @@ fn copy(files: &dyn Files, list: &Taken, base: Option<Shape>) -> Option<Served> 
     Some((shape, pages, data))
 }
 
-/// Everything a reading needs; the pages go to a buffer that spools into `folder`.
+/// Everything a reading needs.
 pub struct Reader<'a> {
-    pub files: &'a dyn Files,
+    pub work: Work<'a>,
     pub quiet: &'a dyn Quiet,
     pub handoff: &'a Handoff,
-    pub noted: &'a NotedSet,
-    pub state: &'a State,
-    pub base: Base<'a>,
-    pub folder: &'a Path,
 }
 
 /// A change by a program without the extension was found: every page is noted.
@@ -171,7 +161,7 @@ impl Reader<'_> {
     /// # Errors
     /// `Io`, `Full`. The pages stay noted.
     pub fn collect(&self) -> Result<(Collected, Foreign)> {
-        let deadline = Deadline::after(WAIT_MAX);
+        let (work, deadline) = (&self.work, Deadline::after(WAIT_MAX));
         let mut foreign = Foreign(false);
         let mut buffer: Option<PageBuffer> = None;
         let mut list = Taken::default();
@@ -179,7 +169,7 @@ impl Reader<'_> {
         while !deadline.passed() {
             let Some(at) = self.quiet.quiet()? else {
                 if again {
-                    list = self.noted.take(true);
+                    list = work.noted.take(true);
                     again = false;
                 }
                 if let Some(served) = self.ask(&list, buffer.as_ref())? {
@@ -188,33 +178,29 @@ impl Reader<'_> {
                 continue;
             };
             let tag = self.tag()?;
-            let now = self.noted.take(again);
+            let now = work.noted.take(again);
             again = false;
             list.all |= now.all;
             list.pages.extend(now.pages);
             if !self.quiet.still(&at)? {
                 continue;
             }
-            if tag.is_some_and(|tag| tag != self.state.tag()) {
+            if tag.is_some_and(|tag| tag != work.state.tag()) {
                 // Somebody else committed. What they changed is taken in the next pass.
-                self.noted.note_all();
-                self.state.set_tag(tag.unwrap_or(0));
+                work.noted.note_all();
+                work.state.set_tag(tag.unwrap_or(0));
                 foreign.0 = true;
                 continue;
             }
-            let Some(shape) = file_shape(self.files, self.base.recorded.map(|r| r.page_size))? else {
+            let Some(shape) = file_shape(work.files, work.base.recorded.map(|r| r.page_size))? else {
                 return Ok((Collected::NotNow(NotNow::Empty), foreign));
             };
             if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
                 (buffer, list.all) = (None, true);
             }
-            let pages = pages_to_read(&list, self.base.shape(), shape, buffer.as_ref());
-            if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
+            let Some((pages, kept)) = work.begin(&list, shape, &mut buffer) else {
                 return Ok((Collected::Nothing, foreign));
-            }
-            let whole = carries_all(list.all, &pages, self.base.shape(), shape);
-            let kept = buffer
-                .get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder).keeping_all(whole));
+            };
             match self.read(&pages, at, shape, kept, deadline)? {
                 Some(exact) => {
                     list = if exact { return Ok((finish(buffer, shape), foreign)) } else { Taken::default() }
@@ -235,45 +221,26 @@ impl Reader<'_> {
         deadline: Deadline,
     ) -> Result<Option<bool>> {
         let (mut now, mut exact, mut deadline) = (at, true, deadline);
-        let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
-        let mut pace = Pace::start();
-        for chunk in pages.chunks(CHUNK_PAGES) {
+        let all = self.work.read_chunks(pages, shape, buffer, |chunk, data| {
             loop {
-                self.read_chunk(chunk, shape, &mut data)?;
+                self.work.read_database(chunk, shape, data)?;
                 if self.quiet.still(&now)? {
                     break;
                 }
                 exact = false;
                 match self.wait_for_quiet(deadline)? {
                     Some(later) => now = later,
-                    None => return Ok(None),
+                    None => return Ok(false),
                 }
             }
             // Each chunk that was read is progress: a long scan may wait that long for each.
             deadline = Deadline::after(WAIT_MAX);
-            for (&pgno, page) in chunk.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
-                buffer.offer(pgno, page, self.base.known(pgno, shape))?;
-            }
-            if pages.len() >= SCAN_PAGES {
-                pace.rest();
-            }
+            Ok(true)
+        })?;
+        if !all {
+            return Ok(None);
         }
         Ok(Some(exact && self.quiet.still(&now)?))
-    }
-
-    fn read_chunk(&self, chunk: &[Pgno], shape: Shape, data: &mut [u8]) -> Result<()> {
-        let size = shape.page_size.bytes();
-        let mut from = 0;
-        while from < chunk.len() {
-            let mut to = from + 1;
-            while to < chunk.len() && chunk[to].get() == chunk[to - 1].get() + 1 {
-                to += 1;
-            }
-            self.files
-                .read_database(chunk[from].offset(shape.page_size), &mut data[from * size..to * size])?;
-            from = to;
-        }
-        Ok(())
     }
 
     fn wait_for_quiet(&self, deadline: Deadline) -> Result<Option<Stillness>> {
@@ -290,30 +257,22 @@ impl Reader<'_> {
 
     fn ask(&self, list: &Taken, buffer: Option<&PageBuffer>) -> Result<Option<Served>> {
         // What is in the buffer was read in stillness and is noted again when it changes: it stays right.
-        let base = self.base.shape().filter(|b| buffer.is_none_or(|f| f.page_size() == b.page_size));
+        let base = self.work.base.shape().filter(|b| buffer.is_none_or(|f| f.page_size() == b.page_size));
         Ok(self.handoff.ask(list, base, Duration::from_millis(1)))
     }
 
     fn finish_served(&self, (shape, pages, data): Served, buffer: Option<PageBuffer>) -> Result<Collected> {
-        let whole = carries_all(false, &pages, self.base.shape(), shape);
-        let mut buffer =
-            buffer.unwrap_or_else(|| PageBuffer::new(shape.page_size, self.folder).keeping_all(whole));
-        for (&pgno, page) in pages.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
-            buffer.offer(pgno, page, self.base.known(pgno, shape))?;
-        }
+        let whole = carries_all(false, &pages, self.work.base.shape(), shape);
+        let new = || PageBuffer::new(shape.page_size, self.work.folder).keeping_all(whole);
+        let mut buffer = buffer.unwrap_or_else(new);
+        self.work.offer(&pages, &data, shape, &mut buffer)?;
         Ok(finish(Some(buffer), shape))
     }
 
     /// The change tag of page 1; `None` of an empty file.
     fn tag(&self) -> Result<Option<u64>> {
         let mut bytes = [0; TAG_LEN];
-        let there = self.files.read_database(TAG_OFFSET, &mut bytes)?;
+        let there = self.work.files.read_database(TAG_OFFSET, &mut bytes)?;
         Ok((there == TAG_LEN).then(|| change_tag(&bytes)))
     }
-}
-
-fn finish(buffer: Option<PageBuffer>, shape: Shape) -> Collected {
-    let mut buffer = buffer.expect("BUG: finished without a buffer");
-    buffer.truncate(shape.page_count);
-    Collected::Pages(buffer, shape)
 }

@@ -13,32 +13,23 @@
 //! is not read from the file. A page read in an earlier pass and not committed since is still right; one that was
 //! torn or newer than its pass has a frame after that pass's M, and is read again.
 
-use super::work::{Base, carries_all, pages_to_read};
-use super::{Collected, Files, NotNow, PageBuffer, SCAN_PAGES, Shape, WalNotes, WalView};
-use crate::clock::Pace;
+use super::work::{Work, finish};
+use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView};
 use crate::error::{Error, Result};
 use crate::sqlite::{header, wal, wal_index};
-use crate::staging::noted::{NotedSet, Taken};
-use crate::staging::state::State;
+use crate::staging::noted::Taken;
 use crate::types::{PageSize, Pgno};
-use std::path::Path;
 
 /// Passes before the worker lets the capture lock go and comes back on its next tick.
 const PASSES_MAX: u32 = 12;
-/// Pages read between two looks at the salts.
-const CHUNK_PAGES: usize = 256;
 /// Times that one chunk is read before the view counts as gone: its connection may have closed.
 const CHUNK_TRIES: u32 = 100;
 
-/// Everything a reading needs; the pages go to a buffer that spools into `folder`.
+/// Everything a reading needs.
 pub struct Reader<'a> {
+    pub work: Work<'a>,
     pub view: &'a dyn WalView,
-    pub files: &'a dyn Files,
     pub notes: &'a WalNotes,
-    pub noted: &'a NotedSet,
-    pub state: &'a State,
-    pub base: Base<'a>,
-    pub folder: &'a Path,
     /// Called when every page had to be noted.
     pub cold: &'a dyn Fn(),
 }
@@ -49,49 +40,40 @@ impl Reader<'_> {
     /// # Errors
     /// `Io`, `Full`. The pages stay noted.
     pub fn collect(&self) -> Result<Collected> {
+        let work = &self.work;
         let mut buffer: Option<PageBuffer> = None;
         for pass in 0..PASSES_MAX {
-            let Some(before) = self.notes.note(self.view, self.state, self.noted) else {
+            let Some(before) = self.notes.note(self.view, work.state, work.noted) else {
                 return Ok(Collected::NotNow(NotNow::Outrun));
             };
             if before.went_cold {
                 (self.cold)();
             }
-            let mut taken = self.noted.take(pass == 0);
+            let mut taken = work.noted.take(pass == 0);
             let at = self.view.header().filter(|h| h.salts == before.header.salts);
             let at = at.filter(|at| self.pages_since(before.header.mx_frame, at.mx_frame, &mut taken));
             let Some(at) = at else {
-                self.note_again(&taken);
+                work.noted.note_again(&taken);
                 continue;
             };
             let Some(shape) = self.shape(&at)? else { return Ok(Collected::NotNow(NotNow::Empty)) };
             if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
                 buffer = None;
-                self.note_again(&taken);
-                taken = self.noted.take(true);
+                work.noted.note_again(&taken);
+                taken = work.noted.take(true);
             }
-            let pages = pages_to_read(&taken, self.base.shape(), shape, buffer.as_ref());
-            if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
+            let Some((pages, kept)) = work.begin(&taken, shape, &mut buffer) else {
                 return Ok(Collected::Nothing);
-            }
-            let whole = carries_all(taken.all, &pages, self.base.shape(), shape);
-            let buffer = buffer
-                .get_or_insert_with(|| PageBuffer::new(shape.page_size, self.folder).keeping_all(whole));
-            let Some(exact) = self.read(&pages, &at, shape, buffer)? else {
+            };
+            let Some(exact) = self.read(&pages, &at, shape, kept)? else {
                 return Ok(Collected::NotNow(NotNow::Outrun));
             };
             let still = self.view.header().is_some_and(|h| h.salts == at.salts);
             if exact && still && self.view.backfill_attempted().is_some_and(|frame| frame <= at.mx_frame) {
-                buffer.truncate(shape.page_count);
-                return Ok(self.finish(shape, buffer));
+                return Ok(finish(buffer, shape));
             }
         }
         Ok(Collected::NotNow(NotNow::Outrun))
-    }
-
-    fn finish(&self, shape: Shape, buffer: &mut PageBuffer) -> Collected {
-        let full = std::mem::replace(buffer, PageBuffer::new(shape.page_size, self.folder));
-        Collected::Pages(full, shape)
     }
 
     /// Adds the pages of frames committed between the noting and now.
@@ -99,20 +81,12 @@ impl Reader<'_> {
         self.view.pages_of(from, to, &mut |pgno| taken.pages.push(pgno))
     }
 
-    /// Gives back what a pass took and did not read.
-    fn note_again(&self, taken: &Taken) {
-        if taken.all {
-            self.noted.note_all();
-        }
-        taken.pages.iter().for_each(|&pgno| self.noted.note(pgno));
-    }
-
     /// Size of the database at a commit; from the file where the WAL has no frame that says it.
     fn shape(&self, at: &wal_index::Header) -> Result<Option<Shape>> {
         if at.mx_frame > 0 && at.page_count > 0 {
             return Ok(at.page_size.map(|page_size| Shape { page_size, page_count: at.page_count }));
         }
-        file_shape(self.files, at.page_size.or(self.base.recorded.map(|r| r.page_size)))
+        file_shape(self.work.files, at.page_size.or(self.work.base.recorded.map(|r| r.page_size)))
     }
 
     /// Reads pages as of `at`. `false`: the WAL was restarted meanwhile, and some are of a later commit. `None`: the
@@ -124,78 +98,50 @@ impl Reader<'_> {
         shape: Shape,
         buffer: &mut PageBuffer,
     ) -> Result<Option<bool>> {
-        let mut exact = true;
-        let mut now = *at;
-        let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
-        let mut pace = Pace::start();
-        for chunk in pages.chunks(CHUNK_PAGES) {
-            for attempt in 0.. {
-                if attempt == CHUNK_TRIES {
-                    return Ok(None);
-                }
-                let done = self.read_chunk(chunk, &now, shape.page_size, &mut data)?;
+        let (mut exact, mut now) = (true, *at);
+        let all = self.work.read_chunks(pages, shape, buffer, |chunk, data| {
+            for _ in 0..CHUNK_TRIES {
+                let done = self.read_chunk(chunk, &now, shape, data)?;
                 match self.view.header() {
-                    Some(after) if after.salts == now.salts && done => break,
+                    Some(after) if after.salts == now.salts && done => return Ok(true),
                     Some(after) => (now, exact) = (after, false),
                     None => std::hint::spin_loop(),
                 }
             }
-            for (&pgno, page) in chunk.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
-                buffer.offer(pgno, page, self.base.known(pgno, shape))?;
-            }
-            if pages.len() >= SCAN_PAGES {
-                pace.rest();
-            }
-        }
-        Ok(Some(exact))
+            Ok(false)
+        })?;
+        Ok(all.then_some(exact))
     }
 
+    /// Each page from its last frame, else from the database file. `false`: the WAL holds it no more.
     fn read_chunk(
         &self,
         chunk: &[Pgno],
         at: &wal_index::Header,
-        page_size: PageSize,
+        shape: Shape,
         data: &mut [u8],
     ) -> Result<bool> {
-        let mut run: Option<(usize, usize)> = None; // pages [from, to) of the chunk, adjacent in the file
+        let size = shape.page_size;
         let mut frames = Vec::with_capacity(chunk.len());
         if self.view.find(chunk, at.mx_frame, &mut frames).is_err() {
             return Ok(false);
         }
-        for (i, (&pgno, frame)) in chunk.iter().zip(frames).enumerate() {
-            let slot = i * page_size.bytes();
-            if let Some(frame) = frame {
-                let page = &mut data[slot..slot + page_size.bytes()];
-                if self.files.read_wal(wal::page_offset(frame, page_size), page)? < page.len() {
+        let mut from = 0;
+        for run in frames.chunk_by(|one, next| one.is_none() && next.is_none()) {
+            let to = from + run.len();
+            let bytes = &mut data[from * size.bytes()..to * size.bytes()];
+            match run[0] {
+                Some(frame)
+                    if self.work.files.read_wal(wal::page_offset(frame, size), bytes)? < bytes.len() =>
+                {
                     return Ok(false);
                 }
-                continue;
+                Some(_) => {}
+                None => self.work.read_database(&chunk[from..to], shape, bytes)?,
             }
-            run = match run {
-                Some((from, to)) if to == i && chunk[to - 1].get() + 1 == pgno.get() => Some((from, i + 1)),
-                Some(done) => {
-                    self.read_run(chunk, done, page_size, data)?;
-                    Some((i, i + 1))
-                }
-                None => Some((i, i + 1)),
-            };
+            from = to;
         }
-        match run {
-            Some(done) => self.read_run(chunk, done, page_size, data).map(|()| true),
-            None => Ok(true),
-        }
-    }
-
-    fn read_run(
-        &self,
-        chunk: &[Pgno],
-        (from, to): (usize, usize),
-        page_size: PageSize,
-        data: &mut [u8],
-    ) -> Result<()> {
-        let bytes = &mut data[from * page_size.bytes()..to * page_size.bytes()];
-        self.files.read_database(chunk[from].offset(page_size), bytes)?;
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -220,10 +166,13 @@ pub fn file_shape(files: &dyn Files, page_size: Option<PageSize>) -> Result<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::Base;
     use crate::ltx::page_checksum;
     use crate::sqlite::wal_index::{Header, Salts};
     use crate::staging::checksums::PageChecksums;
     use crate::staging::log::Recorded;
+    use crate::staging::noted::NotedSet;
+    use crate::staging::state::State;
     use crate::testing::Folder;
     use crate::types::{Checksum, Position, Timestamp, Txid};
     use std::cell::Cell;
@@ -300,14 +249,11 @@ mod tests {
             noted.note(Pgno::new(2).unwrap());
             state.set_cycle(Some(if at_look > 1 || closes { 5 } else { 6 }));
             let view = Restarting { looks: Cell::new(0), at_look, state: &state, closes };
+            let base = Base { recorded: Some(recorded), checksums: &checksums };
             let reader = Reader {
+                work: Work { files: &Ones, noted: &noted, state: &state, base, folder: dir.path() },
                 view: &view,
-                files: &Ones,
                 notes: &WalNotes::default(),
-                noted: &noted,
-                state: &state,
-                base: Base { recorded: Some(recorded), checksums: &checksums },
-                folder: dir.path(),
                 cold: &|| {},
             };
             let pages = match reader.collect() {

@@ -1,10 +1,21 @@
-//! Which pages a group must look at.
+//! The work on one group, whoever reads: which pages it must look at, and where they come from and go to.
 
-use super::{PageBuffer, Shape};
+use std::path::Path;
+
+use super::{Collected, Files, PageBuffer, Shape};
+use crate::clock::Pace;
+use crate::error::Result;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::Recorded;
-use crate::staging::noted::Taken;
+use crate::staging::noted::{NotedSet, Taken};
+use crate::staging::state::State;
 use crate::types::{Checksum, Pgno};
+
+/// Pages read between two looks at whether they are still of the commit they were asked of.
+const CHUNK_PAGES: usize = 256;
+/// Pages from which on a reading is a scan: it rests between chunks, so that it does not make the transactions of
+/// others longer and, with them, their collisions more.
+const SCAN_PAGES: usize = 4096;
 
 /// The sealed state that a group is the difference to.
 #[derive(Clone, Copy)]
@@ -35,6 +46,92 @@ impl<'a> Base<'a> {
     pub fn known(&self, pgno: Pgno, shape: Shape) -> Option<Checksum> {
         self.for_shape(shape).and_then(|_| self.checksums.get(pgno))
     }
+}
+
+/// Everything that a reading needs in any journal mode; the pages go to a buffer that spools into `folder`.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    pub files: &'a dyn Files,
+    pub noted: &'a NotedSet,
+    pub state: &'a State,
+    pub base: Base<'a>,
+    pub folder: &'a Path,
+}
+
+impl Work<'_> {
+    /// The pages to read for a state of this shape, and the buffer for them. `None`: the base is that state.
+    pub fn begin<'b>(
+        &self,
+        taken: &Taken,
+        shape: Shape,
+        buffer: &'b mut Option<PageBuffer>,
+    ) -> Option<(Vec<Pgno>, &'b mut PageBuffer)> {
+        let base = self.base.shape();
+        let pages = pages_to_read(taken, base, shape, buffer.as_ref());
+        if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
+            return None;
+        }
+        let whole = carries_all(taken.all, &pages, base, shape);
+        let new = || PageBuffer::new(shape.page_size, self.folder).keeping_all(whole);
+        Some((pages, buffer.get_or_insert_with(new)))
+    }
+
+    /// Has `read` fill each chunk of the pages, which are then offered to the buffer. `false`: it gave up on one.
+    ///
+    /// # Errors
+    /// Those of `read`; `Full`, `Io` from the spool.
+    pub fn read_chunks(
+        &self,
+        pages: &[Pgno],
+        shape: Shape,
+        buffer: &mut PageBuffer,
+        mut read: impl FnMut(&[Pgno], &mut [u8]) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut data = vec![0; CHUNK_PAGES.min(pages.len()) * shape.page_size.bytes()];
+        let mut pace = Pace::start();
+        for chunk in pages.chunks(CHUNK_PAGES) {
+            if !read(chunk, &mut data)? {
+                return Ok(false);
+            }
+            self.offer(chunk, &data, shape, buffer)?;
+            if pages.len() >= SCAN_PAGES {
+                pace.rest();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Offers pages that lie one after the other in `data`.
+    ///
+    /// # Errors
+    /// `Full`, `Io` from the spool.
+    pub fn offer(&self, pages: &[Pgno], data: &[u8], shape: Shape, buffer: &mut PageBuffer) -> Result<()> {
+        for (&pgno, page) in pages.iter().zip(data.chunks_exact(shape.page_size.bytes())) {
+            buffer.offer(pgno, page, self.base.known(pgno, shape))?;
+        }
+        Ok(())
+    }
+
+    /// Reads ascending pages from the database file, those that are neighbours there at once.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_database(&self, mut pages: &[Pgno], shape: Shape, mut data: &mut [u8]) -> Result<()> {
+        while let Some(first) = pages.first() {
+            let run = pages.iter().zip(first.get()..).take_while(|(pgno, at)| pgno.get() == *at).count();
+            let (bytes, rest) = data.split_at_mut(run * shape.page_size.bytes());
+            self.files.read_database(first.offset(shape.page_size), bytes)?;
+            (pages, data) = (&pages[run..], rest);
+        }
+        Ok(())
+    }
+}
+
+/// The pages of the buffer are one state.
+pub fn finish(buffer: Option<PageBuffer>, shape: Shape) -> Collected {
+    let mut buffer = buffer.expect("BUG: finished without a buffer");
+    buffer.truncate(shape.page_count);
+    Collected::Pages(buffer, shape)
 }
 
 /// Pages to read: those taken, those by which the database grew, all of them where there is no base or where a

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::followed::Database;
 use super::live::{LiveFiles, LiveQuiet, beside};
 use crate::capture::rollback_pages;
-use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, group, wal_pages};
+use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, Work, group, wal_pages};
 use crate::clock;
 use crate::config::ReplicaUrl;
 use crate::error::{Error, Kind, Result};
@@ -187,8 +187,16 @@ impl Engine {
         Ok(())
     }
 
+    fn base(&self) -> Base<'_> {
+        Base { recorded: self.recorded, checksums: &self.checksums }
+    }
+
+    fn work_of<'a>(&'a self, db: &'a Database) -> Work<'a> {
+        let (noted, state, folder) = (&db.noted, &db.state, db.log.folder());
+        Work { files: &self.live, noted, state, base: self.base(), folder }
+    }
+
     fn collect(&mut self, db: &Database) -> Result<Collected> {
-        let base = Base { recorded: self.recorded, checksums: &self.checksums };
         self.live.refresh_wal()?;
         let shm = db.connections.mapped();
         let owned = db.connections.has_wal() && db.connections.exclusive().is_some();
@@ -197,13 +205,9 @@ impl Engine {
                 db.refresh_exclusive(&self.live, None)?;
             }
             let reader = wal_pages::Reader {
+                work: self.work_of(db),
                 view: shm.as_deref().map_or(&db.exclusive_wal as &dyn crate::capture::WalView, |s| s),
-                files: &self.live,
                 notes: &db.notes,
-                noted: &db.noted,
-                state: &db.state,
-                base,
-                folder: db.log.folder(),
                 cold: &|| db.went_cold("a program without the extension changed the WAL"),
             };
             return reader.collect();
@@ -238,15 +242,7 @@ impl Engine {
             writes: &db.writes,
             held,
         };
-        let reader = rollback_pages::Reader {
-            files: &self.live,
-            quiet: &quiet,
-            handoff: &db.handoff,
-            noted: &db.noted,
-            state: &db.state,
-            base: Base { recorded: self.recorded, checksums: &self.checksums },
-            folder: db.log.folder(),
-        };
+        let reader = rollback_pages::Reader { work: self.work_of(db), quiet: &quiet, handoff: &db.handoff };
         let outcome = reader.collect();
         if held {
             self.live.base().unlock(0)?;
@@ -264,8 +260,7 @@ impl Engine {
     }
 
     fn seal(&mut self, db: &Database, buffer: &PageBuffer, shape: Shape) -> Result<Option<Sealed>> {
-        let base = Base { recorded: self.recorded, checksums: &self.checksums };
-        let Some(plan) = group::plan(&base, buffer, shape, db.state.writer(), clock::now()) else {
+        let Some(plan) = group::plan(&self.base(), buffer, shape, db.state.writer(), clock::now()) else {
             return Ok(None);
         };
         let sealed = group::seal(&db.log, &mut self.checksums, &plan, buffer)?;

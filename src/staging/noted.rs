@@ -83,6 +83,14 @@ impl NotedSet {
         self.map.read().words()[ALL_OPEN].store(1, Ordering::SeqCst);
     }
 
+    /// Gives back what was taken and not read.
+    pub fn note_again(&self, taken: &Taken) {
+        taken.pages.iter().for_each(|&pgno| self.note(pgno));
+        if taken.all {
+            self.note_all();
+        }
+    }
+
     /// Nothing is noted, neither open nor taken.
     pub fn is_empty(&self) -> bool {
         let map = self.map.read();
