@@ -3,9 +3,11 @@
     python bench_commit.py [--small] [--rounds N] [--seconds S] [--work NAME] [--folder DIR] [--json FILE]
 
 Each kind of work is sized by one plain run of S seconds; then all contestants do that many transactions, each in a
-fresh copy of the same database, in an order that turns from round to round. A ratio compares two runs of one round;
-shown are the median of the ratios and the smallest and largest. Each contestant first brings the replica up to date,
-then the clock starts; CPU is that of all its processes, up to the moment when the replica has everything.
+fresh copy of the same database, in an order that turns from round to round. `thread` is plain SQLite in a process
+with a second thread that does nothing, which every library with a worker costs at least. A ratio compares two runs
+of one round; shown are the median of the ratios and the smallest and largest. Each contestant first brings the
+replica up to date, then the clock starts; CPU is that of all its processes, up to the moment when the replica has
+everything.
 
 In runs of a second litestream can be faster than plain SQLite: its read transaction keeps the WAL from being
 restarted, so the writer checkpoints less while the WAL grows, until litestream checkpoints and the writer waits. Hence
@@ -61,7 +63,7 @@ class Bench:
         self.contestants = contestants
         self.writer = folder / "bench_writer"
         source = Path(__file__).with_name("bench_writer.c")
-        harness.run(["gcc", "-O2", "-Wall", "-Werror", "-o", self.writer, source, "-lsqlite3"])
+        harness.run(["gcc", "-O2", "-Wall", "-Werror", "-o", self.writer, source, "-lsqlite3", "-pthread"])
 
     def prepare(self, work):
         path = self.folder / "prepared.db"
@@ -83,6 +85,9 @@ class Bench:
 
     def plain(self, work, database, _replica, count, seed):
         return self.write(work, database, count, seed)
+
+    def thread(self, work, database, _replica, count, seed):
+        return self.write(work, database, count, seed, "thread")
 
     def ours(self, work, database, replica, count, seed):
         uri = f"file:{database}?vfs=replvfs&replica=file://{replica}"
@@ -127,7 +132,9 @@ class Bench:
 
 def takes_part(who, work):
     if work.kind == "lag":
-        return who != "plain"
+        return who in ("ours", "litestream")
+    if who == "thread":
+        return work.kind == "insert1" and work.synchronous == "normal"  # where it can be seen
     return who != "litestream" or work.journal == "wal"  # it turns every database to WAL
 
 
@@ -193,7 +200,7 @@ def arguments():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--work", action="append", default=[], help="only the work whose name contains this")
-    parser.add_argument("--without", action="append", default=[], choices=["ours", "litestream"])
+    parser.add_argument("--without", action="append", default=[], choices=["thread", "ours", "litestream"])
     parser.add_argument("--folder", type=Path, default=harness.TARGET / "bench")
     parser.add_argument("--json", type=Path, help="every figure of every run")
     return parser.parse_args()
@@ -203,7 +210,7 @@ def main():
     options = arguments()
     rounds = options.rounds or (1 if options.small else 9)
     seconds = options.seconds or (0.2 if options.small else 4)
-    contestants = ["plain", "ours", "litestream"]
+    contestants = ["plain", "thread", "ours", "litestream"]
     contestants = [c for c in contestants if c not in options.without]
     works = [w for w in WORKS if (w.small or not options.small) and (not options.work or any(n in w.name for n in options.work))]
     options.folder.mkdir(parents=True, exist_ok=True)

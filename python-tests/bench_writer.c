@@ -1,18 +1,22 @@
 /* One writer of bench_commit.py: opens a prepared database, does one kind of work, prints one line of JSON.
 **
 **     bench_writer prepare  DB JOURNAL ROWS
-**     bench_writer WORK     URI SYNCHRONOUS SECONDS COUNT SEED EXTENSION|- FOLDER|-
+**     bench_writer WORK     URI SYNCHRONOUS SECONDS COUNT SEED EXTENSION|thread|- FOLDER|-
 **
 ** WORK is insert1, insert100, update, bulk (10,000 rows a transaction) or lag. It stops after COUNT transactions, or
 ** after SECONDS when COUNT is 0. A C program, because a slower host would hide what the extension costs. Latency is
 ** that of one whole transaction, BEGIN to COMMIT, by the monotonic clock. `lag` commits one row at a time, and
 ** after each waits for the file that holds it to appear in FOLDER (a replica's level 0) and then, with the
 ** extension, for replica_sync(). Everything is checked: a step that fails ends the program.
+**
+** `thread` in place of an extension starts one thread that does nothing: with a second thread, each system call on a
+** file takes a reference to it. That much every library with a thread of its own costs.
 */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sqlite3.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -180,6 +184,11 @@ static void load(const char *extension) {
   sqlite3_close(loader);
 }
 
+static void *idle(void *argument) {
+  pause();
+  return argument;
+}
+
 /* Waits for the next LTX file in the watched folder. */
 static void await_file(int watch) {
   char buffer[64 * (sizeof(struct inotify_event) + 256)] __attribute__((aligned(8)));
@@ -215,12 +224,15 @@ int main(int argc, char **argv) {
   const char *work = argv[1], *extension = argv[7], *folder = argv[8];
   double seconds = atof(argv[4]);
   int64_t count = atoll(argv[5]);
-  int ours = strcmp(extension, "-") != 0;
+  int threaded = strcmp(extension, "thread") == 0;
+  int ours = !threaded && strcmp(extension, "-") != 0;
   char sql[64];
 
   random_state = 88172645463325252u ^ (uint64_t)atoll(argv[6]) * UINT64_C(0x9E3779B97F4A7C15);
   sqlite3_config(SQLITE_CONFIG_URI, 1);
   if (ours) load(extension);
+  pthread_t thread;
+  if (threaded && pthread_create(&thread, 0, idle, 0) != 0) fail("pthread_create");
   if (sqlite3_open_v2(argv[2], &db, SQLITE_OPEN_READWRITE, 0) != SQLITE_OK) fail("open");
   sqlite3_busy_timeout(db, 60000);
   snprintf(sql, sizeof sql, "PRAGMA synchronous=%s", argv[3]);
