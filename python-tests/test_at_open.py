@@ -34,6 +34,15 @@ def insert(c, rows=1):
     c.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n WHERE i<?) INSERT INTO t(x) SELECT randomblob(900) FROM n", (rows,))
 
 
+def goes_on(c, database, replica):
+    """One more commit and a close: the replica holds just that. Returns the txid of the commit."""
+    insert(c)
+    txid = sync(c)
+    c.close()
+    assert_equal(replica, database)
+    return txid
+
+
 def count(path):
     c = plain(path)
     rows = one(c, "SELECT count(*) FROM t")
@@ -133,10 +142,7 @@ def test_row_2_restore_puts_the_database_back(database, replica, empty):
     c = connect(database, replica, replica_if_missing="restore")
     assert database.read_bytes() == original
     assert status(c)["txid"] == txid and status(c)["state"] == "Live"
-    insert(c)
-    assert sync(c) == txid + 1
-    c.close()
-    assert_equal(replica, database)
+    assert goes_on(c, database, replica) == txid + 1
 
 
 @JOURNALS
@@ -219,10 +225,7 @@ def test_row_5_after_a_kill_goes_on_at_once(database, replica, journal):
     killed_writer(database, replica, "INSERT INTO t(x) VALUES (1)")
     c = connect(database, replica)
     assert status(c)["state"] == "Live" and status(c)["last_event"] is None, "no scan"
-    insert(c)
-    sync(c)
-    c.close()
-    assert_equal(replica, database)
+    goes_on(c, database, replica)
 
 
 def test_row_5_log_was_deleted_and_the_file_is_the_head(database, replica):
@@ -230,10 +233,7 @@ def test_row_5_log_was_deleted_and_the_file_is_the_head(database, replica):
     shutil.rmtree(log_of(database))
     c = connect(database, replica)
     assert "is the head of" in status(c)["last_event"]
-    insert(c)
-    assert sync(c) == txid + 1
-    c.close()
-    assert_equal(replica, database)
+    assert goes_on(c, database, replica) == txid + 1
 
 
 @JOURNALS
@@ -257,10 +257,7 @@ def test_row_6_object_that_is_there_with_our_bytes_is_our_own(database, replica)
     struct.pack_into("<Q", content, 24 * 8, txid)
     state.write_bytes(content)
     c = connect(database, replica)
-    insert(c)
-    assert sync(c) == txid + 2
-    c.close()
-    assert_equal(replica, database)
+    assert goes_on(c, database, replica) == txid + 2
 
 
 @JOURNALS
@@ -308,10 +305,7 @@ def test_reboot_with_everything_on_disk_is_no_change(database, replica, journal)
     assert "as recorded" in status(c)["last_event"]
     sync(c)
     assert databases.files(replica) == names, "no group without a difference"
-    insert(c)
-    sync(c)
-    c.close()
-    assert_equal(replica, database)
+    goes_on(c, database, replica)
 
 
 @JOURNALS

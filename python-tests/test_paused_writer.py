@@ -6,40 +6,13 @@ replica that starts late gets the whole history as one file, which the test move
 done by the test, oldest first, the two newest stay.
 """
 
-import json
 import shutil
 import signal
 import sqlite3
 
 import harness
 import pytest
-
-# argv: extension, URI. Runs each line of its input as SQL and prints the rows, or the error as a string.
-SHELL = """
-import json, sqlite3, sys
-extension, uri = sys.argv[1:]
-loader = sqlite3.connect(":memory:")
-loader.enable_load_extension(True)
-loader.load_extension(extension)
-c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
-print("ready", c.execute("PRAGMA journal_mode=WAL").fetchone())
-for line in sys.stdin:
-    try:
-        print(json.dumps(c.execute(line).fetchall()))
-    except sqlite3.Error as error:
-        print(json.dumps(str(error)))
-"""
-
-
-def ask(shell, sql):
-    shell.tell(sql)
-    return json.loads(shell.line())
-
-
-def sync(shell):
-    """The txid that is acknowledged; the error as a string."""
-    answer = ask(shell, "SELECT replica_sync()")
-    return answer if isinstance(answer, str) else answer[0][0]
+from shell import Shell
 
 
 def name(txid):
@@ -59,18 +32,18 @@ class World:
     def shell(self, copy, *before, more=""):
         """A process that obeys; `before` are words in front of its command."""
         uri = f"file:{self.folder / copy / 'app.db'}?vfs=replvfs&replica=file://{self.replica}{more}"
-        child = self.process([*before, harness.PYTHON, "-u", "-c", SHELL, self.extension, uri])
-        child.until("ready")
-        return child
+        shell = Shell(self.process, self.extension, uri, *before)
+        assert shell.ask("PRAGMA journal_mode=WAL") == [["wal"]]
+        return shell
 
     def begin(self):
         """Two equal copies at the same txid, closed."""
         (self.folder / "a").mkdir()
         a = self.shell("a")
-        ask(a, "CREATE TABLE t(x)")
+        a.ask("CREATE TABLE t(x)")
         for _ in range(3):
-            ask(a, "INSERT INTO t VALUES (zeroblob(3000))")
-            self.common = sync(a)
+            a.ask("INSERT INTO t VALUES (zeroblob(3000))")
+            self.common = a.sync()
         a.finish()
         shutil.copytree(self.folder / "a", self.folder / "b")
 
@@ -78,15 +51,15 @@ class World:
         """Copy b commits."""
         b = self.shell("b")
         for number in range(4):
-            ask(b, f"INSERT INTO t VALUES ('b{number}')")
-            self.newest = sync(b)
+            b.ask(f"INSERT INTO t VALUES ('b{number}')")
+            self.newest = b.sync()
         assert self.newest == self.common + 4
         b.finish()
 
     def merge_and_expire(self):
         second = self.folder / "second"
         b = self.shell("b", more=f"&replica2=file://{second}")
-        assert sync(b) == self.newest
+        assert b.sync() == self.newest
         merged = f"{1:016x}-{self.newest:016x}.ltx"
         harness.wait_for(lambda: (second / "ltx" / "9" / merged).exists(), "the copy's snapshot")
         b.finish()
@@ -97,14 +70,14 @@ class World:
 
     def check(self, a):
         """Writer a gave up and kept its own commit; the history is b's."""
-        answer = sync(a)
+        answer = a.sync()
         assert isinstance(answer, str), f"acknowledged as txid {answer}"
         columns = "state, acknowledged_txid, last_error"
-        ((state, acknowledged, error),) = ask(a, f"SELECT {columns} FROM replica_status")
+        ((state, acknowledged, error),) = a.ask(f"SELECT {columns} FROM replica_status")
         assert (state, acknowledged) == ("Fenced", self.common), error
         log = self.folder / "a" / "app.db-replica" / "ltx"
         assert (log / name(self.common + 1)).exists(), "the staged file is kept"
-        assert ask(a, "INSERT INTO t VALUES ('a, fenced')") == [], "the application goes on"
+        assert a.ask("INSERT INTO t VALUES ('a, fenced')") == [], "the application goes on"
         a.finish()
         restored = self.folder / "restored.db"
         harness.run([harness.CLI, "restore", f"file://{self.replica}", restored])
@@ -113,8 +86,8 @@ class World:
         assert rows == [("b0",), ("b1",), ("b2",), ("b3",)]
         # Somebody continues: the history is still one chain.
         b = self.shell("b")
-        ask(b, "INSERT INTO t VALUES ('b4')")
-        assert sync(b) == self.newest + 1
+        b.ask("INSERT INTO t VALUES ('b4')")
+        assert b.sync() == self.newest + 1
         b.finish()
 
 
@@ -128,12 +101,12 @@ def world(tmp_path, replica, extension, process):
 @pytest.mark.parametrize("expired", [False, True])
 def test_writer_paused_before_its_commit_is_fenced(world, expired):
     a = world.shell("a")
-    a.child.send_signal(signal.SIGSTOP)
+    a.send_signal(signal.SIGSTOP)
     world.other_wins()
     if expired:
         world.merge_and_expire()
-    a.child.send_signal(signal.SIGCONT)
-    assert ask(a, "INSERT INTO t VALUES ('a')") == []
+    a.send_signal(signal.SIGCONT)
+    assert a.ask("INSERT INTO t VALUES ('a')") == []
     world.check(a)
     assert (world.names / name(world.common + 1)).exists() == (not expired), "what it added is taken back"
 
@@ -144,13 +117,13 @@ def test_writer_paused_between_its_looks_and_the_create_is_fenced(world, expired
     # The rename of just this name is delayed; stopping strace meanwhile stops the writer right there.
     hold = ["-P", target, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=1000000:when=1"]
     a = world.shell("a", "strace", "-f", "-qq", "-o", world.folder / "strace", *hold)
-    assert ask(a, "INSERT INTO t VALUES ('a')") == []
+    assert a.ask("INSERT INTO t VALUES ('a')") == []
     harness.wait_for(lambda: list(world.names.glob(f"{target.name}.*.tmp")), "the file under its passing name")
-    a.child.send_signal(signal.SIGSTOP)
+    a.send_signal(signal.SIGSTOP)
     assert not target.exists()
     world.other_wins()
     if expired:
         world.merge_and_expire()
-    a.child.send_signal(signal.SIGCONT)
+    a.send_signal(signal.SIGCONT)
     world.check(a)
     assert target.exists() == (not expired), "what it added is taken back"

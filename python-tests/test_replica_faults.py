@@ -4,7 +4,6 @@ Commits go on as if nothing were; error and lag show in replica_status; afterwar
 """
 
 import contextlib
-import json
 import os
 import shutil
 import sqlite3
@@ -12,6 +11,7 @@ import subprocess
 
 import harness
 import pytest
+from shell import Shell
 
 ROWS = 40
 
@@ -28,23 +28,6 @@ def mounted(folder, *options):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-# argv: extension, URI. Runs each line of its input as SQL and prints the rows, or the error as a string.
-SHELL = """
-import json, sqlite3, sys
-extension, uri = sys.argv[1:]
-loader = sqlite3.connect(":memory:")
-loader.enable_load_extension(True)
-loader.load_extension(extension)
-c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
-print("ready")
-for line in sys.stdin:
-    try:
-        print(json.dumps(c.execute(line).fetchall()))
-    except sqlite3.Error as error:
-        print(json.dumps(str(error)))
-"""
-
-
 class Application:
     """A process that writes one database, told what to do line by line."""
 
@@ -53,29 +36,24 @@ class Application:
         self.restored = folder / "restored.db"
         self.replica = replica
         uri = f"file:{self.database}?vfs=replvfs&replica=file://{replica}&replica_sync_timeout=50ms"
-        self.child = process(SHELL, extension, uri)
-        self.child.until("ready")
-        self.ask(f"PRAGMA journal_mode={journal}")
-        self.ask("CREATE TABLE t(x)")
+        self.shell = Shell(process, extension, uri)
+        self.shell.ask(f"PRAGMA journal_mode={journal}")
+        self.shell.ask("CREATE TABLE t(x)")
         self.write()
         self.txid = self.sync(30)
 
-    def ask(self, sql):
-        self.child.tell(sql)
-        return json.loads(self.child.line())
-
     def write(self, rows=ROWS):
         for _ in range(rows):
-            assert self.ask("INSERT INTO t VALUES (randomblob(2000))") == []
+            assert self.shell.ask("INSERT INTO t VALUES (randomblob(2000))") == []
 
     def sync(self, timeout=0.05):
-        answer = self.ask(f"SELECT replica_sync({timeout})")
+        answer = self.shell.sync(timeout)
         assert not isinstance(answer, str), answer
-        return answer[0][0]
+        return answer
 
     def status(self):
         columns = ["state", "acknowledged_txid", "lag_ms", "last_error", "last_event", "retries"]
-        ((row),) = self.ask(f"SELECT {', '.join(columns)} FROM replica_status")
+        ((row),) = self.shell.ask(f"SELECT {', '.join(columns)} FROM replica_status")
         return dict(zip(columns, row))
 
     def suffers(self, words):
@@ -87,7 +65,7 @@ class Application:
         assert any(word in status["last_error"] for word in words), status
         assert status["state"] in ("Live", "Cold"), status
         assert status["acknowledged_txid"] == self.txid, status
-        answer = self.ask("SELECT replica_sync(0.05)")
+        answer = self.shell.sync(0.05)
         assert isinstance(answer, str) and any(word in answer for word in words), answer
         self.write()
 
@@ -97,7 +75,7 @@ class Application:
         status = self.status()
         assert status["last_error"] is None or status["retries"] > 0, status
         self.txid = self.sync(30)
-        self.child.finish()
+        self.shell.finish()
         harness.run([harness.CLI, "restore", f"file://{self.replica}", self.restored])
         with sqlite3.connect(self.database) as c:
             c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -166,11 +144,9 @@ def test_replica_that_was_emptied_starts_over_at_one(extension, process, tmp_pat
 @JOURNALS
 def test_replica_emptied_while_nobody_writes_starts_over_with_the_next_open(extension, process, tmp_path, replica, journal):
     app = Application(process, extension, tmp_path, replica, journal)
-    app.child.finish()
+    app.shell.finish()
     shutil.rmtree(replica / "ltx")
-    again = process(SHELL, extension, f"file:{app.database}?vfs=replvfs&replica=file://{replica}")
-    again.until("ready")
-    app.child = again
+    app.shell = Shell(process, extension, f"file:{app.database}?vfs=replvfs&replica=file://{replica}")
     app.txid = app.sync(30)
     app.recovers()
     assert (replica / "ltx" / "0" / f"{1:016x}-{1:016x}.ltx").exists()
