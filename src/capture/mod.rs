@@ -20,6 +20,8 @@ pub mod at_rest;
 pub mod group;
 pub mod pages;
 pub mod rollback_pages;
+#[cfg(test)]
+mod tests;
 pub mod wal_notes;
 pub mod wal_pages;
 pub mod work;

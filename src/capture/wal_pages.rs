@@ -3,7 +3,7 @@
 //! ```text
 //! pass:  note up to the newest commit; take the noted pages; M = the newest commit now
 //!        page in a frame <= M ?  its last such frame  :  the database file
-//!        same salts and backfill_attempted <= M ?  done: these pages are the state M
+//!        backfill_attempted <= M, and then the same salts ?  done: these pages are the state M
 //!        else the next pass reads what was committed after M
 //! ```
 //!
@@ -68,8 +68,10 @@ impl Reader<'_> {
             let Some(exact) = self.read(&pages, &at, shape, kept)? else {
                 return Ok(Collected::NotNow(NotNow::Outrun));
             };
+            // In this order: a restart writes its salts before it forgets how far the file was written.
+            let unwritten = self.view.backfill_attempted().is_some_and(|frame| frame <= at.mx_frame);
             let still = self.view.header().is_some_and(|h| h.salts == at.salts);
-            if exact && still && self.view.backfill_attempted().is_some_and(|frame| frame <= at.mx_frame) {
+            if exact && unwritten && still {
                 return Ok(finish(buffer, shape));
             }
         }
