@@ -293,3 +293,32 @@ def test_folder_without_a_name_in_utf_8_is_taken_as_it_is(database, tmp_path):
         harness.wait_for(lambda: os.path.isdir(folder + b"/ltx/0"), "the first file")
     c.close()
     assert sorted(os.listdir(os.fsencode(tmp_path))) == [b"app.db", b"app.db-replica", b"copy\xfe", b"home\xff"]
+
+
+def test_home_does_not_wait_for_a_copy_that_cannot_be_reached(database, replica, tmp_path):
+    """A commit arrives at home between two attempts at the copy, which is tried again by itself all the while."""
+    copy = tmp_path / "copy"
+    copy.touch()
+    c = connect(database, replica, replica2=databases.url(copy))
+    c.execute("CREATE TABLE t(x)")
+    txid = sync(c)
+
+    def retries():
+        return status(c, replica=copy)["retries"]
+
+    def arrives_in_between():
+        tried = retries()
+        harness.wait_for(lambda: retries() > tried, "another attempt")
+        nonlocal txid
+        tried, txid = retries(), txid + 1
+        write(c)
+        name = replica / "ltx" / "0" / f"{txid:016x}-{txid:016x}.ltx"
+        harness.wait_for(name.exists, "the commit in the home replica")
+        return retries() == tried
+
+    assert any(arrives_in_between() for _ in range(8))
+    copy.unlink()
+    harness.wait_for(lambda: caught_up(c, copy), "the copy")
+    c.close()
+    assert_equal(copy, database)
+    assert_equal(replica, database)

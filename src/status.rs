@@ -29,13 +29,7 @@ impl Notices {
         self.error(error.to_string());
         self.retries += 1;
         self.streak += 1;
-        self.pause().unwrap_or(BACKOFF_FIRST)
-    }
-
-    /// The pause before the next attempt, while attempts fail.
-    pub fn pause(&self) -> Option<Duration> {
-        let doublings = self.streak.checked_sub(1)?.min(10);
-        Some(BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX))
+        BACKOFF_FIRST.saturating_mul(1 << (self.streak - 1).min(10)).min(BACKOFF_MAX)
     }
 
     pub fn error(&mut self, text: impl Into<String>) {

@@ -5,7 +5,7 @@
 //! group: offline, the noted set is the one open group, and it grows without costing memory or disk.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::followed::Database;
 use super::live::{LiveFiles, LiveQuiet, beside};
@@ -48,6 +48,8 @@ pub struct Replica {
     pub url: ReplicaUrl,
     /// `None`: not reached yet, or its history is not ours.
     pub uploader: Option<Uploader>,
+    /// When a copy that failed is tried again; `None`: it did not fail, and gets the next group at once.
+    pub retry_at: Option<Instant>,
 }
 
 pub struct Engine {
@@ -84,11 +86,33 @@ impl Engine {
             );
             return Ok(Cycle::Done);
         }
+        self.alone(db, Engine::work)
+    }
+
+    /// Tries the copies again whose time has come, and nothing else. Call it as [`Engine::cycle`].
+    ///
+    /// # Errors
+    /// A fault of the disk or the home replica; one of a copy is its own.
+    pub fn retry_copies(&mut self, db: &Arc<Database>) -> Result<Cycle> {
+        self.alone(db, |engine, db| engine.send_copies(db).map(|()| Cycle::Done))
+    }
+
+    /// When the next copy is to be tried again.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.lock.as_ref().and_then(|_| self.replicas.iter().filter_map(|r| r.retry_at).min())
+    }
+
+    /// Under the capture lock, with what other processes did meanwhile.
+    fn alone(
+        &mut self,
+        db: &Arc<Database>,
+        body: fn(&mut Engine, &Arc<Database>) -> Result<Cycle>,
+    ) -> Result<Cycle> {
         let Some(lock) = &self.lock else { return Ok(Cycle::Done) };
         if !lock.try_exclusive()? {
             return Ok(Cycle::Later(SOON));
         }
-        let outcome = self.work(db);
+        let outcome = self.refresh(db).and_then(|()| body(self, db));
         if outcome.is_err() {
             db.state.set_worked_last(0);
         }
@@ -99,7 +123,6 @@ impl Engine {
     }
 
     fn work(&mut self, db: &Arc<Database>) -> Result<Cycle> {
-        self.refresh(db)?;
         for _ in 0..GROUPS_MAX {
             let ticket = db.tickets.newest();
             self.send(db)?;
@@ -179,12 +202,8 @@ impl Engine {
                 }
             }
         }
-        for (index, replica) in self.replicas.iter_mut().enumerate() {
-            if let Some(uploader) = &mut replica.uploader {
-                uploader.follow(db.state.acknowledged(index))?;
-            }
-        }
-        Ok(())
+        let home = self.replicas[0].uploader.as_mut();
+        home.map_or(Ok(()), |home| home.follow(db.state.acknowledged(0)))
     }
 
     fn base(&self) -> Base<'_> {
@@ -272,7 +291,7 @@ impl Engine {
         Ok(Some(sealed))
     }
 
-    /// Sends what is sealed: to the home replica in order, then to the copies; and forgets what all have.
+    /// Sends what is sealed: to the home replica in order, then to the copies.
     fn send(&mut self, db: &Arc<Database>) -> Result<()> {
         for txid in self.groups.after(db.state.acknowledged(0)) {
             if !self.send_home(db, txid)? {
@@ -281,9 +300,15 @@ impl Engine {
         }
         db.home_succeeded();
         self.keep_position_durable(db)?;
+        self.send_copies(db)
+    }
+
+    /// Sends to the copies what the home replica has, and forgets what all have. One that failed waits for its time.
+    fn send_copies(&mut self, db: &Arc<Database>) -> Result<()> {
         for index in 1..self.replicas.len() {
-            if let Err(error) = self.send_copy(db, index) {
-                db.copy_failed(index, &error);
+            if self.replicas[index].retry_at.is_none_or(|at| at <= Instant::now()) {
+                let pause = db.copy_tried(index, self.send_copy(db, index));
+                self.replicas[index].retry_at = pause.map(|pause| Instant::now() + pause);
             }
         }
         self.forget(db)
@@ -385,6 +410,7 @@ impl Engine {
         let (homes, copies) = self.replicas.split_at_mut(index);
         let (home_client, copy) = (&homes[0].uploader, &mut copies[0].uploader);
         let (Some(home_client), Some(copy)) = (home_client.as_ref(), copy.as_mut()) else { return Ok(()) };
+        copy.follow(db.state.acknowledged(index))?;
         while db.state.acknowledged(index).is_none_or(|a| a < home) {
             let next = db.state.acknowledged(index).map_or(Txid::FIRST, Txid::next);
             if !self.groups.contains(next) {
@@ -404,7 +430,6 @@ impl Engine {
                 }
             }
         }
-        db.copy_succeeded(index);
         Ok(())
     }
 

@@ -68,6 +68,8 @@ pub struct Database {
     again: AtomicBool,
     // Guards when the next run is due; `None`: none is.
     due: Mutex<Option<Instant>>,
+    // Guards when copies that failed are due again, whatever the home replica does; `None`: none is.
+    copies_due: Mutex<Option<Instant>>,
     /// A run is due: the same, for a look at every commit.
     scheduled: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
@@ -140,6 +142,7 @@ impl Database {
             phase: Mutex::new(parts.phase),
             again: AtomicBool::new(false),
             due: Mutex::new(None),
+            copies_due: Mutex::new(None),
             scheduled: AtomicBool::new(false),
             dirty_since_ms: AtomicU64::new(0),
             page_size: AtomicU32::new(page_size),
@@ -190,6 +193,14 @@ impl Database {
         *due = None;
         self.scheduled.store(false, Ordering::Release);
         true
+    }
+
+    /// Has the worker try the copies again at `at`, instead of when it would have before.
+    fn schedule_copies(self: &Arc<Self>, at: Option<Instant>) {
+        let before = std::mem::replace(&mut *self.copies_due.lock(), at);
+        if let Some(at) = at.filter(|_| before != at) {
+            Runtime::get().schedule(self, at);
+        }
     }
 
     /// Notes the pages that a write of `len` bytes at `offset` of the database file touches.
@@ -369,32 +380,24 @@ impl Database {
 
     /// The run of the engine that is due at `at`; schedules the next one itself, if there must be one.
     pub fn run(self: &Arc<Self>, at: Instant) {
-        if !self.take_due(at) || !matches!(self.phase(), Phase::Live | Phase::Cold) {
+        let home = self.take_due(at);
+        let copies = self.copies_due.lock().take_if(|due| *due == at).is_some();
+        if !(home || copies) || !matches!(self.phase(), Phase::Live | Phase::Cold) {
             return;
         }
-        let Some(mut engine) = self.lock_engine() else { return };
+        let Some(engine) = self.lock_engine() else { return };
+        if home { self.run_cycle(engine) } else { self.run_copies(engine) }
+    }
+
+    fn run_cycle(self: &Arc<Self>, mut engine: MutexGuard<'_, Engine>) {
         let dirty = self.dirty_since_ms.swap(0, Ordering::AcqRel);
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.cycle(self)));
-        let outcome = caught.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map_or("a bug was caught", |s| s);
-            self.end(
-                Phase::Halted,
-                &format!("replication halted: {text}; the database itself is not affected"),
-            );
-            Ok(Cycle::Done)
-        });
+        let outcome = self.caught(&mut engine, Engine::cycle);
+        self.schedule_copies(engine.retry_at());
         drop(engine);
         let again = self.again.swap(false, Ordering::SeqCst);
         let pause = match outcome {
             Ok(_) if again => Duration::ZERO,
-            Ok(Cycle::Done) => {
-                if self.users.lock().is_none() {
-                    return; // closed
-                }
-                // A copy that cannot be reached waits for no commit.
-                let retry = self.notices.lock()[1..].iter().filter_map(Notices::pause).min();
-                return retry.into_iter().for_each(|pause| self.schedule(Instant::now() + pause, false));
-            }
+            Ok(Cycle::Done) => return,
             Ok(Cycle::Later(pause)) => pause,
             Err(error) => self.notices().failed(&error),
         };
@@ -402,6 +405,36 @@ impl Database {
         let since = if dirty == 0 { clock::monotonic_ms().max(1) } else { dirty };
         self.dirty_since_ms.store(since, Ordering::Release);
         self.schedule(Instant::now() + pause, true);
+    }
+
+    fn run_copies(self: &Arc<Self>, mut engine: MutexGuard<'_, Engine>) {
+        let pause = match self.caught(&mut engine, Engine::retry_copies) {
+            Ok(Cycle::Done) => None,
+            Ok(Cycle::Later(pause)) => Some(pause),
+            Err(error) => Some(self.notices().failed(&error)),
+        };
+        self.schedule_copies(pause.map(|pause| Instant::now() + pause).or(engine.retry_at()));
+        drop(engine);
+        if self.again.swap(false, Ordering::SeqCst) {
+            self.schedule(Instant::now(), true);
+        }
+    }
+
+    /// A panic of ours ends the replication, not the thread.
+    fn caught(
+        self: &Arc<Self>,
+        engine: &mut Engine,
+        body: fn(&mut Engine, &Arc<Database>) -> Result<Cycle>,
+    ) -> Result<Cycle> {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(engine, self)));
+        caught.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map_or("a bug was caught", |s| s);
+            self.end(
+                Phase::Halted,
+                &format!("replication halted: {text}; the database itself is not affected"),
+            );
+            Ok(Cycle::Done)
+        })
     }
 
     /// The engine, or a request to the thread that runs it to go on once more.
@@ -442,12 +475,16 @@ impl Database {
         self.notices().succeeded();
     }
 
-    pub(super) fn copy_failed(&self, index: usize, error: &Error) {
-        let _ = self.notices.lock()[index].failed(error);
-    }
-
-    pub(super) fn copy_succeeded(&self, index: usize) {
-        self.notices.lock()[index].succeeded();
+    /// Records what an attempt at a copy came to; the pause before the next one if it failed.
+    pub(super) fn copy_tried(&self, index: usize, outcome: Result<()>) -> Option<Duration> {
+        let notices = &mut self.notices.lock()[index];
+        match outcome {
+            Ok(()) => {
+                notices.succeeded();
+                None
+            }
+            Err(error) => Some(notices.failed(&error)),
+        }
     }
 
     /// Every page was noted, because something may have changed unseen. While that is being healed, a second reason

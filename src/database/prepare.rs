@@ -372,7 +372,7 @@ impl Prepared {
         }
         let recorded = self.log.recorded()?;
         let urls = self.settings.replicas.iter().cloned();
-        let mut replicas: Vec<_> = urls.map(|url| Replica { url, uploader: None }).collect();
+        let mut replicas: Vec<_> = urls.map(|url| Replica { url, uploader: None, retry_at: None }).collect();
         let newest = self.head.take().map(|h| h.file);
         replicas[0].uploader = Some(Uploader::new(Box::new(self.home), newest));
         let whole = recorded.filter(|r| r.position.txid > Txid::FIRST).map(|r| r.position.txid);
