@@ -189,6 +189,55 @@ def test_commits_of_another_program_through_a_wal_beside_a_rollback_mode(databas
     assert_equal(replica, database)
 
 
+@pytest.mark.parametrize("journal", ["memory", "off"])
+def test_rollback_that_nobody_tells_of_is_named_by_the_wait(database, replica, journal):
+    """Under locking_mode=EXCLUSIVE the lock is not given back, and without a journal file there is nothing to see."""
+    c = connect(database, replica)
+    c.execute("CREATE TABLE t(x)")
+    one(c, "PRAGMA locking_mode=EXCLUSIVE")
+    assert one(c, f"PRAGMA journal_mode={journal}") == journal
+    c.execute("INSERT INTO t VALUES (1)")
+    txid = sync(c)
+    c.execute("PRAGMA cache_size=3")
+    size = database.stat().st_size
+    c.execute("BEGIN")
+    c.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n WHERE i<60) INSERT INTO t SELECT randomblob(3000) FROM n")
+    assert database.stat().st_size > size, "the cache was not spilled"
+    open_transaction = "after 300 ms: a transaction in locking_mode=EXCLUSIVE has written.*rolled back.*the next commit"
+    with pytest.raises(sqlite3.OperationalError, match=open_transaction):
+        sync(c, "300ms")
+    if journal == "memory":
+        c.execute("ROLLBACK")
+        with pytest.raises(sqlite3.OperationalError, match=open_transaction):
+            sync(c, "300ms")
+        one(c, "PRAGMA locking_mode=NORMAL")
+        assert one(c, "SELECT count(*) FROM t") == 1
+        assert sync(c) == txid
+    else:
+        c.execute("COMMIT")
+        assert sync(c) == txid + 1
+    c.close()
+    assert_equal(replica, database)
+
+
+@JOURNALS
+def test_transaction_in_the_way_is_named_by_the_wait(database, replica, journal):
+    make(database, replica, journal)
+    other = plain(database)
+    other.execute("BEGIN IMMEDIATE")
+    c = connect(database, replica)
+    if journal == "wal":
+        sync(c)
+    else:
+        with pytest.raises(sqlite3.OperationalError, match="after 300 ms: a transaction is open"):
+            sync(c, "300ms")
+    other.execute("COMMIT")
+    sync(c)
+    other.close()
+    c.close()
+    assert_equal(replica, database)
+
+
 def test_symbolic_link_has_the_log_of_the_file_behind_it(database, replica, tmp_path):
     make(database, replica)
     link = tmp_path / "link" / "name.db"

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::connections::Writing;
 use super::followed::Database;
 use super::live::{LiveFiles, LiveQuiet, beside};
 use crate::capture::rollback_pages;
@@ -33,6 +34,14 @@ const GROUPS_MAX: u32 = 4;
 
 /// Pace at which the log's newest group is made to survive a loss of power.
 const POSITION_SYNC_MS: u64 = 1000;
+
+/// What hinders a look at the database, for who waits for it.
+const UNKNOWN_END: &str = "a transaction in locking_mode=EXCLUSIVE has written to the database file, and SQLite does not \
+     tell when such a one is rolled back; if it was, the next commit, or leaving that mode, or the close shows it";
+const BUSY: &str = "a transaction is open, or a journal waits to be played back";
+const OUTRUN: &str = "transactions follow each other faster than their pages can be read";
+const NOT_SHOWN: &str =
+    "there is a WAL, and no connection of this process shows what it holds before it has read";
 
 /// What a cycle came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,10 +186,18 @@ impl Engine {
             }
             NotNow::Busy => {
                 self.busy += 1;
+                let unknown = db.connections.exclusive() == Some(Writing::Unknown);
+                db.tickets.hindered(if unknown { UNKNOWN_END } else { BUSY });
                 Cycle::Later(SOON)
             }
-            NotNow::Outrun => Cycle::Later(SOON),
-            NotNow::NoView => Cycle::Later(NO_VIEW),
+            NotNow::Outrun => {
+                db.tickets.hindered(OUTRUN);
+                Cycle::Later(SOON)
+            }
+            NotNow::NoView => {
+                db.tickets.hindered(NOT_SHOWN);
+                Cycle::Later(NO_VIEW)
+            }
         }
     }
 

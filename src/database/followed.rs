@@ -308,15 +308,14 @@ impl Database {
         let ticket = self.tickets.draw();
         self.schedule(Instant::now(), true);
         self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| {
-            let why = self.notices().last_error.clone().filter(|_| error.kind() == Kind::Busy);
-            match why {
-                Some(why) => Error::busy(format!("{error} after {} ms: {why}", timeout.as_millis())),
-                None if error.kind() == Kind::Busy => Error::busy(format!(
-                    "{error} after {} ms; it goes on in the background",
-                    timeout.as_millis()
-                )),
-                None => error,
+            if error.kind() != Kind::Busy {
+                return error;
             }
+            let why = self.notices().last_error.clone();
+            let why = why.or_else(|| self.tickets.hindrance().map(str::to_owned));
+            let why =
+                why.map_or_else(|| "; it goes on in the background".to_owned(), |why| format!(": {why}"));
+            Error::busy(format!("{error} after {} ms{why}", timeout.as_millis()))
         })?;
         Ok(self.state.acknowledged(0))
     }

@@ -14,6 +14,8 @@ struct Served {
     upto: u64,
     /// Why no ticket will be served any more.
     ended: Option<String>,
+    /// What kept the last look at the database from seeing everything.
+    hindered: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +44,17 @@ impl Tickets {
     pub fn serve(&self, upto: u64) {
         let mut served = self.served.lock();
         served.upto = served.upto.max(upto);
+        served.hindered = None;
         self.changed.notify_all();
+    }
+
+    /// A look at the database could not see everything.
+    pub fn hindered(&self, why: &'static str) {
+        self.served.lock().hindered = Some(why);
+    }
+
+    pub fn hindrance(&self) -> Option<&'static str> {
+        self.served.lock().hindered
     }
 
     /// Nothing more will be acknowledged: waiters are told why.
