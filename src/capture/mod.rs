@@ -105,6 +105,8 @@ pub enum NotNow {
     Busy,
     /// The database has no pages yet.
     Empty,
+    /// Page 1 is not that of a plain database, and nothing says its page size yet.
+    Unreadable,
     /// Nobody of this process can say what the WAL holds.
     NoView,
 }

@@ -192,8 +192,8 @@ impl Reader<'_> {
                 foreign.0 = true;
                 continue;
             }
-            let Some(shape) = file_shape(work.files, work.base.recorded.map(|r| r.page_size))? else {
-                return Ok((Collected::NotNow(NotNow::Empty), foreign));
+            let Some(shape) = file_shape(work.files, work.page_size)? else {
+                return work.without_shape().map(|c| (c, foreign));
             };
             if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
                 (buffer, list.all) = (None, true);

@@ -48,7 +48,14 @@ impl World {
         let recorded =
             Recorded { position, page_size: page_size(), page_count: PAGES, timestamp: Timestamp(0) };
         let base = Base { recorded: Some(recorded), checksums: &self.checksums };
-        Work { files, noted: &self.noted, state: &self.state, base, folder: self.dir.path() }
+        Work {
+            files,
+            noted: &self.noted,
+            state: &self.state,
+            base,
+            page_size: base.recorded.map(|r| r.page_size),
+            folder: self.dir.path(),
+        }
     }
 
     /// Every page is noted, and nothing of the round before.

@@ -56,7 +56,7 @@ impl Reader<'_> {
                 work.noted.note_again(&taken);
                 continue;
             };
-            let Some(shape) = self.shape(&at)? else { return Ok(Collected::NotNow(NotNow::Empty)) };
+            let Some(shape) = self.shape(&at)? else { return work.without_shape() };
             if buffer.as_ref().is_some_and(|b| b.page_size() != shape.page_size) {
                 buffer = None;
                 work.noted.note_again(&taken);
@@ -88,7 +88,7 @@ impl Reader<'_> {
         if at.mx_frame > 0 && at.page_count > 0 {
             return Ok(at.page_size.map(|page_size| Shape { page_size, page_count: at.page_count }));
         }
-        file_shape(self.work.files, at.page_size.or(self.work.base.recorded.map(|r| r.page_size)))
+        file_shape(self.work.files, at.page_size.or(self.work.page_size))
     }
 
     /// Reads pages as of `at`. `false`: the WAL was restarted meanwhile, and some are of a later commit. `None`: the
@@ -162,7 +162,9 @@ pub fn file_shape(files: &dyn Files, page_size: Option<PageSize>) -> Result<Opti
         Error::corrupt(format!("the database file of {size} bytes has more pages than SQLite allows"))
     })?;
     let page_count = header.and_then(|h| h.page_count).unwrap_or(by_size);
-    Ok(if size == 0 || page_count == 0 { None } else { Some(Shape { page_size, page_count }) })
+    // A page size that page 1 does not confirm, and that cannot be right.
+    let torn = header.is_none() && !size.is_multiple_of(u64::from(page_size.get()));
+    Ok(if torn || page_count == 0 { None } else { Some(Shape { page_size, page_count }) })
 }
 
 #[cfg(test)]
@@ -253,7 +255,14 @@ mod tests {
             let view = Restarting { looks: Cell::new(0), at_look, state: &state, closes };
             let base = Base { recorded: Some(recorded), checksums: &checksums };
             let reader = Reader {
-                work: Work { files: &Ones, noted: &noted, state: &state, base, folder: dir.path() },
+                work: Work {
+                    files: &Ones,
+                    noted: &noted,
+                    state: &state,
+                    base,
+                    page_size: None,
+                    folder: dir.path(),
+                },
                 view: &view,
                 notes: &WalNotes::default(),
                 cold: &|| {},

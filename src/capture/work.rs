@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::{Collected, Files, PageBuffer, Shape};
+use super::{Collected, Files, NotNow, PageBuffer, Shape};
 use crate::clock::Pace;
 use crate::error::Result;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::Recorded;
 use crate::staging::noted::{NotedSet, Taken};
 use crate::staging::state::State;
-use crate::types::{Checksum, Pgno};
+use crate::types::{Checksum, PageSize, Pgno};
 
 /// Pages read between two looks at whether they are still of the commit they were asked of.
 const CHUNK_PAGES: usize = 256;
@@ -55,10 +55,21 @@ pub struct Work<'a> {
     pub noted: &'a NotedSet,
     pub state: &'a State,
     pub base: Base<'a>,
+    /// Of a database whose page 1 cannot be read, because it is encrypted.
+    pub page_size: Option<PageSize>,
     pub folder: &'a Path,
 }
 
 impl Work<'_> {
+    /// Why the database has no size that could be told.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn without_shape(&self) -> Result<Collected> {
+        let empty = self.files.database_size()? == 0;
+        Ok(Collected::NotNow(if empty { NotNow::Empty } else { NotNow::Unreadable }))
+    }
+
     /// The pages to read for a state of this shape, and the buffer for them. `None`: the base is that state.
     pub fn begin<'b>(
         &self,

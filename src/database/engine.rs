@@ -27,6 +27,8 @@ use crate::upload::{Head, Outcome, Uploader};
 const SOON: Duration = Duration::from_millis(2);
 /// Pause while no connection shows what the WAL holds: until one of them reads, or the last one is gone.
 const NO_VIEW: Duration = Duration::from_millis(20);
+/// Pause before another look at a database whose page size is not known.
+const UNREADABLE: Duration = Duration::from_millis(200);
 /// Cycles without stillness in a rollback mode after which one reading holds SHARED.
 const BUSY_CYCLES_MAX: u32 = 20;
 /// Groups sealed in one cycle before the capture lock is given to another process.
@@ -190,6 +192,17 @@ impl Engine {
                 db.tickets.hindered(if unknown { UNKNOWN_END } else { BUSY });
                 Cycle::Later(SOON)
             }
+            NotNow::Unreadable => {
+                let text = format!(
+                    "page 1 of {} is not that of a plain SQLite database (is it encrypted?), and its page size is not \
+                     known before this process commits to it or uses it in WAL mode",
+                    db.path.display()
+                );
+                if db.notices().last_error.as_ref() != Some(&text) {
+                    db.notices().error(text);
+                }
+                Cycle::Later(UNREADABLE)
+            }
             NotNow::Outrun => {
                 db.tickets.hindered(OUTRUN);
                 Cycle::Later(SOON)
@@ -229,7 +242,8 @@ impl Engine {
 
     fn work_of<'a>(&'a self, db: &'a Database) -> Work<'a> {
         let (noted, state, folder) = (&db.noted, &db.state, db.log.folder());
-        Work { files: &self.live, noted, state, base: self.base(), folder }
+        let page_size = db.page_1_written().or(self.recorded.map(|r| r.page_size));
+        Work { files: &self.live, noted, state, base: self.base(), page_size, folder }
     }
 
     fn collect(&mut self, db: &Database) -> Result<Collected> {
@@ -261,7 +275,7 @@ impl Engine {
         let tag = bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into();
         let tag = header::change_tag(tag.expect("BUG: a range of 16 bytes"));
         let known = !there || tag == db.state.tag();
-        let in_wal_mode = header::parse(&bytes).is_some_and(|h| h.wal) || (!known && db.is_wal_left());
+        let in_wal_mode = header::parse(&bytes).is_none_or(|h| h.wal) || (!known && db.is_wal_left());
         // The header of an open transaction, perhaps the switch to WAL mode itself, is not looked at.
         if there && in_wal_mode && !self.live.base().check_reserved()? {
             db.check_rest();

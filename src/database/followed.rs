@@ -75,6 +75,8 @@ pub struct Database {
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
     dirty_since_ms: AtomicU64,
     page_size: AtomicU32,
+    /// Bytes of page 1 when this process last wrote it in a rollback mode; 0: not yet.
+    page_1_len: AtomicU32,
     zero_salt_frames: AtomicU64,
     frames_written: AtomicU32,
     /// The file at rest when it was last proven to be what we know.
@@ -146,6 +148,7 @@ impl Database {
             scheduled: AtomicBool::new(false),
             dirty_since_ms: AtomicU64::new(0),
             page_size: AtomicU32::new(page_size),
+            page_1_len: AtomicU32::new(0),
             zero_salt_frames: AtomicU64::new(0),
             frames_written: AtomicU32::new(0),
             polled: Mutex::new(parts.rest.clone()),
@@ -206,6 +209,9 @@ impl Database {
     /// Notes the pages that a write of `len` bytes at `offset` of the database file touches.
     pub fn note_write(&self, offset: u64, len: usize) {
         self.changed();
+        if offset == 0 {
+            self.page_1_len.store(u32::try_from(len).unwrap_or(0), Ordering::Relaxed);
+        }
         match self.page_size().and_then(|size| written_page(offset, len, size)) {
             Some(pgno) => self.noted.note(pgno),
             None => self.noted.note_all(),
@@ -290,6 +296,11 @@ impl Database {
         now.is_some() && *self.rest.lock() == now
     }
 
+    /// Page size by the newest write of page 1 in this process, which an encrypted page 1 does not tell.
+    pub fn page_1_written(&self) -> Option<PageSize> {
+        PageSize::new(self.page_1_len.load(Ordering::Relaxed))
+    }
+
     pub fn page_size(&self) -> Option<PageSize> {
         PageSize::new(self.page_size.load(Ordering::Relaxed))
     }
@@ -311,8 +322,9 @@ impl Database {
             if error.kind() != Kind::Busy {
                 return error;
             }
-            let why = self.notices().last_error.clone();
-            let why = why.or_else(|| self.tickets.hindrance().map(str::to_owned));
+            let notices = self.notices();
+            let hindrance = self.tickets.hindrance().filter(|_| !notices.is_failing()).map(str::to_owned);
+            let why = hindrance.or_else(|| notices.last_error.clone());
             let why =
                 why.map_or_else(|| "; it goes on in the background".to_owned(), |why| format!(": {why}"));
             Error::busy(format!("{error} after {} ms{why}", timeout.as_millis()))
