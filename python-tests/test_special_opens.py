@@ -112,11 +112,32 @@ def test_nolock_is_captured_in_this_process(database, replica):
     assert_equal(replica, database)
 
 
-class Shell:
-    """The sqlite3 program on a database, which can keep a WAL past its last close (SQLITE_FCNTL_PERSIST_WAL)."""
+@JOURNALS
+@pytest.mark.parametrize("options, parameters", [(["-vfs", "unix-none"], {}), ([], {"nolock": "1"})])
+def test_without_locks_every_connection_of_this_process_is_captured(database, replica, process, journal, options, parameters):
+    """unix-none is what the base is when it is the default VFS at the load. WAL needs locks: SQLite keeps the mode."""
+    uri = databases.uri(database, replica, **parameters)
+    shell = Shell(process, ":memory:", *options)
+    shell.ask(f".load {harness.EXTENSION}", f".open {uri}")
+    assert shell.ask(f"PRAGMA journal_mode={journal};") == ["delete"]
+    shell.ask("CREATE TABLE t(x);", "INSERT INTO t VALUES (randomblob(9000));")
+    (txid,) = shell.ask("SELECT replica_sync();")
+    shell.ask(".connection 1", f".open {uri}", "INSERT INTO t VALUES (2);", ".connection 0")
+    assert shell.ask("SELECT replica_sync() > ?1;".replace("?1", txid)) == ["1"]
+    shell.ask("BEGIN;", "INSERT INTO t VALUES (randomblob(90000));", "ROLLBACK;", "INSERT INTO t VALUES (3);")
+    assert shell.ask("SELECT replica_sync() > 0, state, last_event FROM replica_status;") == ["1|Live|"]
+    shell.child.finish()
+    c = connect(database, replica)
+    assert one(c, "SELECT count(*) FROM t") == 3 and status(c)["last_event"] is None
+    c.close()
+    assert_equal(replica, database)
 
-    def __init__(self, process, database):
-        self.child = process(["sqlite3", "-batch", database])
+
+class Shell:
+    """The sqlite3 program, which can keep a WAL past its last close (SQLITE_FCNTL_PERSIST_WAL) and choose a default VFS."""
+
+    def __init__(self, process, database, *options):
+        self.child = process(["sqlite3", "-batch", *options, database])
 
     def ask(self, *lines):
         """Runs the lines and returns what they print."""
