@@ -48,7 +48,8 @@ pub fn create_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    if path.exists() {
+    // Somebody else may have made the folder between the two looks.
+    if path.exists() && !path.is_dir() {
         return Err(Error::exists(format!(
             "cannot create folder {}: a file is in its place",
             path.display()
@@ -246,6 +247,23 @@ mod tests {
         let mut temp = Temp::create(target).unwrap();
         temp.write(content).unwrap();
         temp
+    }
+
+    #[test]
+    fn a_folder_may_be_made_by_several_at_once() {
+        let folder = Folder::new();
+        for round in 0..300 {
+            let path = folder.path().join(format!("{round}/log/ltx"));
+            let start = std::sync::Barrier::new(3);
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        start.wait();
+                        create_folder(&path).unwrap();
+                    });
+                }
+            });
+        }
     }
 
     #[test]
