@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sqlite3
+import statistics
+import time
 
 import pytest
 
@@ -40,6 +42,21 @@ def test_copies_hold_the_same_files(database, replica, tmp_path):
     for copy in copies:
         assert [f.read_bytes() for f in databases.files(copy)] == [f.read_bytes() for f in databases.files(replica)]
         assert_equal(copy, database)
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_lag_does_not_grow_while_commits_keep_coming(database, replica, journal):
+    """It is the age of the oldest commit that is not acknowledged, not that of the first since all was quiet."""
+    c = connect(database, replica)
+    c.execute(f"PRAGMA journal_mode={journal}")
+    c.execute("CREATE TABLE t(x)")
+    began, lags = time.monotonic(), []
+    while time.monotonic() - began < 2:
+        write(c)
+        lags.append((time.monotonic() - began, status(c)["lag_ms"]))
+    assert max(lag for at, lag in lags) > 0
+    assert statistics.median(lag for at, lag in lags if at > 1.5) < 1000
+    c.close()
 
 
 def test_a_copy_that_starts_late_gets_a_snapshot_first(database, replica, tmp_path):

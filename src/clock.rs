@@ -22,6 +22,12 @@ pub fn monotonic_ms() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
+/// Monotonic nanoseconds of this machine since it started: the same in every process.
+pub fn machine_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// A moment until which something may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);

@@ -34,7 +34,9 @@ pub fn snapshot_to(source: &dyn Client, target: &dyn Client, txid: Txid, scratch
     let (steps, headers) = history_to(source, txid)?;
     let (merged, summary) = merge_files(source, &steps[since_page_size_change(&headers)..], scratch)?;
     let mut body = reader(&merged)?;
-    target.create(Level::SNAPSHOT, summary.header.range, summary.header.timestamp, &mut body)
+    let made = target.create(Level::SNAPSHOT, summary.header.range, summary.header.timestamp, &mut body)?;
+    target.make_durable(Level::SNAPSHOT)?;
+    Ok(made)
 }
 
 /// The files that lead to `txid`, and their headers: planned again without each level-0 file that turns out to be a

@@ -1,11 +1,14 @@
-//! Sealed groups to one replica, in order, each acknowledged only when its name was never used before.
+//! Sealed groups to one replica, in order, each counted only when its name was never used before.
 //!
 //! ```text
 //! create N if absent -- created ------------------------------+-> look: is the object before N still the one we
 //!        |                                                     |   acknowledged or found newest?
-//!        +- exists: ours by bytes, or by (pre, post) ----------+      yes: N is acknowledged
+//!        +- exists: ours by bytes, or by (pre, post) ----------+      yes: N is stored
 //!        +- exists, another's: Fenced                                 no:  settle by a listing
 //! ```
+//!
+//! What is stored is acknowledged once it survives a loss of power: when the next group is stored, or after
+//! [`Uploader::make_durable`].
 //!
 //! The look (a level-0 name that was merged and expired is free again, so a writer that slept could create it):
 //! without it a stale create counts as history that nobody follows. An object of ours that turns out to be stale is
@@ -62,7 +65,8 @@ pub fn header_of(client: &dyn Client, file: &FileInfo) -> Result<Header> {
 /// What became of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Acknowledged,
+    /// It is part of the history, and everything before it survives a loss of power.
+    Stored,
     /// Another writer owns the history from here on.
     Fenced(String),
     /// Somebody emptied the replica under us; the object of ours was removed again.
@@ -84,6 +88,14 @@ impl Uploader {
 
     pub fn client(&self) -> &dyn Client {
         &*self.client
+    }
+
+    /// Returns when everything that was put survives a loss of power.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn make_durable(&self) -> Result<()> {
+        self.client.make_durable(Level::CAPTURED)
     }
 
     /// Looks up the newest acknowledged txid, which another process of ours may have uploaded meanwhile; a lower one
@@ -125,7 +137,7 @@ impl Uploader {
             Err(error) => return Err(error),
         };
         let outcome = self.look(sealed, &file)?;
-        if outcome == Outcome::Acknowledged {
+        if outcome == Outcome::Stored {
             self.newest = Some(file);
         }
         Ok(outcome)
@@ -148,13 +160,13 @@ impl Uploader {
         };
         let path = log.path_of(sealed.txid);
         let own = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        if file.size == sealed.size && same_bytes(self.client.open(&file)?, own)? {
-            return Ok(Some(file));
-        }
         // Same states before and after, other bytes: the same commits, captured twice.
-        Ok(Some(file).filter(|file| {
-            header_of(&*self.client, file).is_ok_and(|header| header.proof == Some(sealed.proof))
-        }))
+        let is_ours = file.size == sealed.size && same_bytes(self.client.open(&file)?, own)?
+            || header_of(&*self.client, &file).is_ok_and(|header| header.proof == Some(sealed.proof));
+        if is_ours {
+            self.client.make_durable(Level::CAPTURED)?;
+        }
+        Ok(Some(file).filter(|_| is_ours))
     }
 
     /// Whether `file`, just created or found, continues what we know.
@@ -162,7 +174,7 @@ impl Uploader {
         if let Some(before) = &self.newest {
             let now = self.client.stat(before.level, before.range)?;
             if now.is_some_and(|now| now.same_object(before)) {
-                return Ok(Outcome::Acknowledged);
+                return Ok(Outcome::Stored);
             }
         }
         self.settle(sealed, file)
@@ -176,7 +188,7 @@ impl Uploader {
         }
         if others.is_empty() {
             if self.newest.is_none() && sealed.txid == Txid::FIRST {
-                return Ok(Outcome::Acknowledged);
+                return Ok(Outcome::Stored);
             }
             // The only object of an emptied replica: it starts nothing that could be restored.
             self.client.delete(file)?;
@@ -186,7 +198,7 @@ impl Uploader {
         if let Some(next) = next
             && header_of(&*self.client, next)?.proof.is_some_and(|p| p.pre == sealed.proof.post)
         {
-            return Ok(Outcome::Acknowledged);
+            return Ok(Outcome::Stored);
         }
         let newer = others.iter().any(|f| f.level == Level::CAPTURED && f.range.max > sealed.txid);
         if newer {

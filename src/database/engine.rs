@@ -1,8 +1,9 @@
 //! What the worker does with one database: one cycle of collect, seal, upload, acknowledge.
 //!
 //! Runs under the capture lock of the local log, so that of several processes one works at a time; who finds that
-//! another worked last, or that its own last cycle failed, reads the position from the newest file of the log. Nothing is sealed while the home replica lacks a sealed
-//! group: offline, the noted set is the one open group, and it grows without costing memory or disk.
+//! another worked last, or that its own last cycle failed, reads the position from the newest file of the log.
+//! Nothing is sealed while the home replica lacks a sealed group: offline, the noted set is the one open group, and it
+//! grows without costing memory or disk. Sending is in [`super::sending`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,18 +11,18 @@ use std::time::{Duration, Instant};
 use super::connections::Writing;
 use super::followed::Database;
 use super::live::{LiveFiles, LiveQuiet, beside};
+use super::sending::Stored;
 use crate::capture::rollback_pages;
 use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, Work, group, wal_pages};
 use crate::clock;
 use crate::config::ReplicaUrl;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::fs::LockFile;
-use crate::replica::FileReplica;
 use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Recorded, Sealed};
 use crate::types::Txid;
-use crate::upload::{Head, Outcome, Uploader};
+use crate::upload::Uploader;
 
 /// Pause before the next attempt when a transaction or another process was in the way.
 const SOON: Duration = Duration::from_millis(2);
@@ -33,9 +34,6 @@ const UNREADABLE: Duration = Duration::from_millis(200);
 const BUSY_CYCLES_MAX: u32 = 20;
 /// Groups sealed in one cycle before the capture lock is given to another process.
 const GROUPS_MAX: u32 = 4;
-
-/// Pace at which the log's newest group is made to survive a loss of power.
-const POSITION_SYNC_MS: u64 = 1000;
 
 /// What hinders a look at the database, for who waits for it.
 const UNKNOWN_END: &str = "a transaction in locking_mode=EXCLUSIVE has written to the database file, and SQLite does not \
@@ -50,6 +48,8 @@ const NOT_SHOWN: &str =
 pub enum Cycle {
     /// Everything that was committed when it began is in the home replica.
     Done,
+    /// Everything that was committed when it began is stored there; the run that is due already acknowledges it.
+    Stored,
     /// Something is left.
     Later(Duration),
 }
@@ -71,6 +71,9 @@ pub struct Engine {
     pub recorded: Option<Recorded>,
     /// The log's sealed groups, as of this engine's last cycle.
     pub groups: Groups,
+    pub stored: Option<Stored>,
+    /// When the look for the newest sealed group began, monotonic: what was committed before is in it.
+    pub looked_ms: u64,
     /// What the state page shows as long as no other process has worked since.
     pub name: u64,
     pub replicas: Vec<Replica>,
@@ -123,7 +126,7 @@ impl Engine {
         if !lock.try_exclusive()? {
             return Ok(Cycle::Later(SOON));
         }
-        let outcome = self.refresh(db).and_then(|()| body(self, db));
+        let outcome = self.after_others(db, body);
         if outcome.is_err() {
             db.state.set_worked_last(0);
         }
@@ -133,13 +136,28 @@ impl Engine {
         outcome
     }
 
+    fn after_others(
+        &mut self,
+        db: &Arc<Database>,
+        body: fn(&mut Engine, &Arc<Database>) -> Result<Cycle>,
+    ) -> Result<Cycle> {
+        if db.state.worked_last() != self.name {
+            if let Some(pause) = rest_of_interval(db) {
+                return Ok(Cycle::Later(pause));
+            }
+            self.refresh(db)?;
+        }
+        body(self, db)
+    }
+
     fn work(&mut self, db: &Arc<Database>) -> Result<Cycle> {
         for _ in 0..GROUPS_MAX {
             let ticket = db.tickets.newest();
             self.send(db)?;
             if db.phase() == Phase::Fenced {
-                return Ok(Cycle::Done);
+                return self.acknowledge(db).map(|()| Cycle::Done);
             }
+            let looked_ms = clock::monotonic_ms();
             let next = self.recorded.map_or(Txid::FIRST, |r| r.position.txid.next());
             // Before the wal-index is read: who commits after this reads the number of the group after this one.
             db.state.set_open_txid(next.next());
@@ -149,6 +167,7 @@ impl Engine {
                 Ok(Collected::Nothing) => Ok(None),
                 Ok(Collected::NotNow(why)) => {
                     db.state.set_open_txid(next);
+                    self.acknowledge(db)?;
                     return Ok(self.not_now(db, &why, ticket));
                 }
                 Err(error) => Err(error),
@@ -157,6 +176,7 @@ impl Engine {
                 db.state.set_open_txid(next);
                 db.noted.settle();
                 db.healed();
+                self.acknowledge(db)?;
                 db.tickets.serve(ticket);
                 return Ok(Cycle::Done);
             };
@@ -164,17 +184,21 @@ impl Engine {
             db.noted.settle();
             db.healed();
             db.state.push_position(sealed.recorded().position);
-            self.recorded = Some(sealed.recorded());
+            (self.recorded, self.looked_ms) = (Some(sealed.recorded()), looked_ms);
+            db.state.set_sealed_at_ns(clock::machine_ns());
             self.send(db)?;
             if db.phase() == Phase::Fenced {
-                return Ok(Cycle::Done);
+                return self.acknowledge(db).map(|()| Cycle::Done);
             }
+            let more = db.noted.has_open();
+            if (more || db.is_due()) && !db.tickets.is_wanted() && !db.settings.interval.is_zero() {
+                self.follow_up(db)?;
+                return Ok(if db.is_due() { Cycle::Stored } else { Cycle::Later(db.settings.interval) });
+            }
+            self.acknowledge(db)?;
             db.tickets.serve(ticket);
-            if !db.noted.has_open() {
+            if !more {
                 return Ok(Cycle::Done);
-            }
-            if !db.tickets.is_wanted() && !db.settings.interval.is_zero() {
-                return Ok(Cycle::Later(db.settings.interval));
             }
         }
         Ok(Cycle::Later(SOON))
@@ -214,13 +238,11 @@ impl Engine {
         }
     }
 
-    /// Another process may have sealed and sent meanwhile.
+    /// Another process has sealed and sent meanwhile, or this engine has just begun, or failed.
     fn refresh(&mut self, db: &Database) -> Result<()> {
-        if db.state.worked_last() == self.name {
-            return Ok(());
-        }
         db.state.set_worked_last(self.name);
         self.groups = Groups::read(&db.log)?;
+        self.stored = None;
         // What follows ours may be sealed, sent and forgotten: only the newest name says where the history stands.
         let newest = db.log.recorded()?;
         if newest != self.recorded {
@@ -321,178 +343,15 @@ impl Engine {
         self.groups.add(sealed);
         Ok(Some(sealed))
     }
-
-    /// Sends what is sealed: to the home replica in order, then to the copies.
-    fn send(&mut self, db: &Arc<Database>) -> Result<()> {
-        for txid in self.groups.after(db.state.acknowledged(0)) {
-            if !self.send_home(db, txid)? {
-                return Ok(());
-            }
-        }
-        db.home_succeeded();
-        self.keep_position_durable(db)?;
-        self.send_copies(db)
-    }
-
-    /// Sends to the copies what the home replica has, and forgets what all have. One that failed waits for its time.
-    fn send_copies(&mut self, db: &Arc<Database>) -> Result<()> {
-        for index in 1..self.replicas.len() {
-            if self.replicas[index].retry_at.is_none_or(|at| at <= Instant::now()) {
-                let pause = db.copy_tried(index, self.send_copy(db, index));
-                self.replicas[index].retry_at = pause.map(|pause| Instant::now() + pause);
-            }
-        }
-        self.forget(db)
-    }
-
-    /// The log's own idea of where the history stands may be a second old after a loss of power, not more.
-    fn keep_position_durable(&mut self, db: &Database) -> Result<()> {
-        let Some(recorded) = self.recorded else { return Ok(()) };
-        let now = clock::monotonic_ms();
-        let due = self.durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
-        if due && self.durable != Some(recorded.position.txid) && self.groups.contains(recorded.position.txid)
-        {
-            db.log.make_durable(recorded.position.txid)?;
-            (self.durable, self.durable_at_ms) = (Some(recorded.position.txid), now);
-        }
-        Ok(())
-    }
-
-    fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
-        if !self.marked {
-            db.state.sync()?;
-            self.marked = true;
-        }
-        let sealed = self.groups.get(&db.log, txid)?;
-        let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
-        let outcome = match home.put(&db.log, &sealed) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                // The replica lacks it for now, so it must last here.
-                if self.durable != Some(txid) {
-                    db.log.make_durable(txid)?;
-                    self.durable = Some(txid);
-                }
-                return Err(error);
-            }
-        };
-        match outcome {
-            Outcome::Acknowledged => {
-                db.state.set_acknowledged(0, Some(txid));
-                self.snapshot_after_whole(db, &sealed)?;
-                Ok(true)
-            }
-            Outcome::Fenced(text) => {
-                db.end(Phase::Fenced, &text);
-                Ok(false)
-            }
-            Outcome::Emptied => {
-                self.start_over(db)?;
-                Ok(false)
-            }
-        }
-    }
-
-    /// A group that starts from nothing (another page size, a lost base) needs a snapshot of its own: no merge
-    /// may span it.
-    fn snapshot_after_whole(&mut self, db: &Database, sealed: &Sealed) -> Result<()> {
-        if self.whole != Some(sealed.txid) {
-            return Ok(());
-        }
-        let home =
-            self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open").client();
-        match crate::compact::snapshot_to(home, home, sealed.txid, db.log.folder()) {
-            Err(error) if error.kind() != Kind::Exists => Err(error),
-            _ => {
-                self.whole = None;
-                Ok(())
-            }
-        }
-    }
-
-    /// Somebody emptied the home replica: numbering starts over with all pages.
-    fn start_over(&mut self, db: &Database) -> Result<()> {
-        let old = self.recorded.map(|r| r.position.to_string()).unwrap_or_default();
-        db.log.reset()?;
-        self.groups = Groups::default();
-        self.checksums.clear();
-        self.recorded = None;
-        db.noted.note_all();
-        for index in 0..self.replicas.len() {
-            db.state.set_acknowledged(index, None);
-        }
-        let url = self.replicas[0].url.clone();
-        let client = FileReplica::at_or_create(url.folder().to_owned())?;
-        self.replicas[0].uploader = Some(Uploader::new(Box::new(client), None));
-        db.starts_over(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
-        Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
-    }
-
-    fn send_copy(&mut self, db: &Database, index: usize) -> Result<()> {
-        let Some(home) = db.state.acknowledged(0) else { return Ok(()) };
-        let url = self.replicas[index].url.clone();
-        if self.replicas[index].uploader.is_none() {
-            let client = FileReplica::at_or_create(url.folder().to_owned())?;
-            let head = Head::of(&client)?;
-            check_copy(db, self.recorded.as_ref(), head.as_ref(), &url)?;
-            db.state.set_acknowledged(index, head.as_ref().map(Head::txid));
-            self.replicas[index].uploader = Some(Uploader::new(Box::new(client), head.map(|h| h.file)));
-        }
-        let (homes, copies) = self.replicas.split_at_mut(index);
-        let (home_client, copy) = (&homes[0].uploader, &mut copies[0].uploader);
-        let (Some(home_client), Some(copy)) = (home_client.as_ref(), copy.as_mut()) else { return Ok(()) };
-        copy.follow(db.state.acknowledged(index))?;
-        while db.state.acknowledged(index).is_none_or(|a| a < home) {
-            let next = db.state.acknowledged(index).map_or(Txid::FIRST, Txid::next);
-            if !self.groups.contains(next) {
-                let snapshot =
-                    crate::compact::snapshot_to(home_client.client(), copy.client(), home, db.log.folder())?;
-                copy.found(snapshot);
-                db.state.set_acknowledged(index, Some(home));
-                break;
-            }
-            match copy.put(&db.log, &self.groups.get(&db.log, next)?)? {
-                Outcome::Acknowledged => db.state.set_acknowledged(index, Some(next)),
-                Outcome::Fenced(text) => return Err(Error::fenced(text)),
-                Outcome::Emptied => {
-                    self.replicas[index].uploader = None;
-                    db.state.set_acknowledged(index, None);
-                    return Err(Error::busy(format!("{url} was emptied; starting it over")));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes sealed groups that every replica has, and, when the log is full, those that only copies lack.
-    /// The newest one stays.
-    fn forget(&mut self, db: &Database) -> Result<()> {
-        let everywhere = (0..self.replicas.len()).map(|i| db.state.acknowledged(i)).min().flatten();
-        let full = self.groups.bytes() > db.settings.log_bytes_max;
-        let gone = if full { db.state.acknowledged(0) } else { everywhere };
-        gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid))
-    }
 }
 
-/// A copy may be empty, or hold a state that this database was in.
-fn check_copy(
-    db: &Database,
-    recorded: Option<&Recorded>,
-    head: Option<&Head>,
-    url: &ReplicaUrl,
-) -> Result<()> {
-    let Some(head) = head else { return Ok(()) };
-    let post = head.header.proof.map(|p| p.post);
-    let known = |txid: Txid| {
-        let ring = db.state.positions().find(|p| p.txid == txid).map(|p| p.checksum);
-        ring.or(recorded.filter(|r| r.position.txid == txid).map(|r| r.position.checksum))
-    };
-    if post.is_some() && known(head.txid()) == post {
-        return Ok(());
+/// How long until an interval has passed since the newest group, unless somebody waits. Processes that write the same
+/// database seal together as often as one of them would.
+fn rest_of_interval(db: &Database) -> Option<Duration> {
+    if db.tickets.is_wanted() {
+        return None;
     }
-    Err(Error::invalid(format!(
-        "{url} ends at txid {} in a state that this database never had: it is a copy of another one, or older than \
-         what the local log remembers; empty it or choose another folder",
-        head.txid()
-    )))
+    // None after a restart of the machine, whose clock began anew.
+    let since = clock::machine_ns().checked_sub(db.state.sealed_at_ns())?;
+    db.settings.interval.checked_sub(Duration::from_nanos(since)).filter(|rest| !rest.is_zero())
 }

@@ -74,6 +74,8 @@ pub struct Database {
     scheduled: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
     dirty_since_ms: AtomicU64,
+    /// Everything committed before this moment is acknowledged, monotonic.
+    covered_ms: AtomicU64,
     page_size: AtomicU32,
     /// Bytes of page 1 when this process last wrote it in a rollback mode; 0: not yet.
     page_1_len: AtomicU32,
@@ -147,6 +149,7 @@ impl Database {
             copies_due: Mutex::new(None),
             scheduled: AtomicBool::new(false),
             dirty_since_ms: AtomicU64::new(0),
+            covered_ms: AtomicU64::new(0),
             page_size: AtomicU32::new(page_size),
             page_1_len: AtomicU32::new(0),
             zero_salt_frames: AtomicU64::new(0),
@@ -185,6 +188,11 @@ impl Database {
         self.scheduled.store(true, Ordering::Release);
         drop(due);
         Runtime::get().schedule(self, at);
+    }
+
+    /// A run is due.
+    pub(super) fn is_due(&self) -> bool {
+        self.scheduled.load(Ordering::Acquire)
     }
 
     /// Takes the run that is due at `at`; `false`: another took its place.
@@ -407,20 +415,24 @@ impl Database {
         drop(engine);
         let again = self.again.swap(false, Ordering::SeqCst);
         let pause = match outcome {
-            Ok(_) if again => Duration::ZERO,
+            Ok(_) if again => Some(Duration::ZERO),
             Ok(Cycle::Done) => return,
-            Ok(Cycle::Later(pause)) => pause,
-            Err(error) => self.notices().failed(&error),
+            Ok(Cycle::Stored) => None,
+            Ok(Cycle::Later(pause)) => Some(pause),
+            Err(error) => Some(self.notices().failed(&error)),
         };
         // Older than anything that came in meanwhile.
         let since = if dirty == 0 { clock::monotonic_ms().max(1) } else { dirty };
+        let since = since.max(self.covered_ms.load(Ordering::Acquire));
         self.dirty_since_ms.store(since, Ordering::Release);
-        self.schedule(Instant::now() + pause, true);
+        if let Some(pause) = pause {
+            self.schedule(Instant::now() + pause, true);
+        }
     }
 
     fn run_copies(self: &Arc<Self>, mut engine: MutexGuard<'_, Engine>) {
         let pause = match self.caught(&mut engine, Engine::retry_copies) {
-            Ok(Cycle::Done) => None,
+            Ok(Cycle::Done | Cycle::Stored) => None,
             Ok(Cycle::Later(pause)) => Some(pause),
             Err(error) => Some(self.notices().failed(&error)),
         };
@@ -480,6 +492,11 @@ impl Database {
 
     pub(super) fn notices(&self) -> HomeNotices<'_> {
         HomeNotices(self.notices.lock())
+    }
+
+    /// Everything committed before `moment_ms` is acknowledged.
+    pub(super) fn covered(&self, moment_ms: u64) {
+        self.covered_ms.fetch_max(moment_ms, Ordering::AcqRel);
     }
 
     pub(super) fn home_succeeded(&self) {

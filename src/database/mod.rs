@@ -3,20 +3,20 @@
 //! ```text
 //! vfs::shim --connect--> Runtime (registry, worker) --> Database --- noted, state, notes, handoff   (shared with hooks)
 //!                                                           |
-//!              worker thread: Database::run --> Engine (behind one lock): collect, seal, upload, acknowledge
+//!              worker thread: Database::run --> Engine (behind one lock): collect, seal | send, acknowledge
 //! ```
 //!
 //! No format and no loop over pages lives here: when one is wanted, an engine lacks a verb.
 
 pub mod at_open;
 mod connections;
-
 mod engine;
 mod exclusive_wal;
 mod followed;
 mod live;
 mod prepare;
 mod runtime;
+mod sending;
 mod shm_wal;
 mod sync;
 mod worker;

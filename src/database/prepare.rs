@@ -30,7 +30,7 @@ use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Log, Recorded, Sealed};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
-use crate::types::{Checksum, Pgno, Position, Txid};
+use crate::types::{Checksum, Level, Pgno, Position, Txid};
 use crate::upload::{Head, Uploader, header_of};
 
 /// Files of the replica whose headers are read to find out whether its history is ours.
@@ -335,6 +335,7 @@ impl Prepared {
         for sealed in unsent.iter().filter(|s| self.head.as_ref().is_none_or(|h| s.txid > h.txid())) {
             uploader.put(&self.log, sealed)?;
         }
+        uploader.make_durable()?;
         if FileStat::of(path).is_ok_and(|s| s.size == 0) {
             std::fs::remove_file(path).map_err(|e| Error::io("remove the empty", path, e))?;
         }
@@ -362,6 +363,10 @@ impl Prepared {
         let mut phase = Phase::Live;
         let (mut event, mut error) = (None, None);
         if let Some(verdict) = self.verdict {
+            if self.head.as_ref().is_some_and(|head| head.file.level == Level::CAPTURED) {
+                // A process that was killed may have stored it and not made it last.
+                self.home.make_durable(Level::CAPTURED)?;
+            }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
             let stat = FileStat::of(&path)?;
             state.set_file_id((stat.device, stat.inode));
@@ -384,6 +389,8 @@ impl Prepared {
             live,
             recorded,
             groups: Groups::default(),
+            stored: None,
+            looked_ms: 0,
             name: random_number()?,
             replicas,
             busy: 0,

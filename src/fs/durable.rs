@@ -156,28 +156,32 @@ impl Temp {
         self.file.set_modified(time).map_err(|e| Error::io("set the time of", &self.path, e))
     }
 
-    /// Gives the file its name without making it last: after a loss of power it may be gone or empty.
+    /// Makes the content last. Its name is another matter: [`sync_folder`] after it was published.
+    pub fn sync(&self) -> Result<()> {
+        sync_file(&self.file, &self.path)
+    }
+
+    /// Gives the file its name without making anything last: after a loss of power the name may be gone, or, without
+    /// [`Temp::sync`] before, its content.
     ///
     /// # Errors
     /// `Exists` when the name is taken, and then nothing is changed; `Invalid` as [`rename_new`]; else as the
     /// system says.
-    pub fn publish_unsynced(mut self, name: &Path) -> Result<()> {
+    pub fn publish_unsynced(mut self, name: &Path) -> Result<File> {
         rename_new(&self.path, name)?;
         self.published = true;
-        Ok(())
+        self.file.try_clone().map_err(|e| Error::io("open", name, e))
     }
 
     /// Makes the file last and gives it its name; what it returns has survived power loss.
     ///
     /// # Errors
-    /// `Exists` when the name is taken, and then nothing is changed; `Invalid` as [`rename_new`]; else as the
-    /// system says. After an error in the last step, the sync of the folder, the name may exist.
-    pub fn publish(mut self, name: &Path) -> Result<File> {
-        sync_file(&self.file, &self.path)?;
-        rename_new(&self.path, name)?;
-        self.published = true;
+    /// As [`Temp::publish_unsynced`]. After an error in the last step, the sync of the folder, the name may exist.
+    pub fn publish(self, name: &Path) -> Result<File> {
+        self.sync()?;
+        let file = self.publish_unsynced(name)?;
         sync_folder(parent(name))?;
-        self.file.try_clone().map_err(|e| Error::io("open", name, e))
+        Ok(file)
     }
 }
 

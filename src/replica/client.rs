@@ -30,11 +30,12 @@ pub trait Client: Send + Sync {
     /// `NotFound` when it is gone, `Conflict` when its name holds another object: list again.
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>>;
 
-    /// Stores `body` whole under a free name. What is returned has survived power loss.
+    /// Stores `body` whole under a free name. It survives a loss of power once a later `create` of this client has
+    /// returned, or [`Client::make_durable`]. Until then, a loss of power can take the name, never a part of the bytes.
     ///
     /// # Errors
-    /// `Exists` when the name is taken, by whatever bytes: read it back to learn whose. After `Io` the name
-    /// may exist.
+    /// `Exists` when the name is taken, by whatever bytes: read it back to learn whose; nothing became durable. After
+    /// `Io` the name may exist.
     fn create(
         &self,
         level: Level,
@@ -42,6 +43,12 @@ pub trait Client: Send + Sync {
         timestamp: Timestamp,
         body: &mut dyn Read,
     ) -> Result<FileInfo>;
+
+    /// Returns when every object of a level survives a loss of power, whoever created it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such level; `Io`: nothing is known then.
+    fn make_durable(&self, level: Level) -> Result<()>;
 
     /// The object that a name holds now.
     ///

@@ -1,8 +1,10 @@
 //! A replica in a folder.
 //!
 //! An object is created whole by [`crate::fs::durable`]: temp file in the level's folder, timestamp as its
-//! modification time, fsync, a rename that never replaces, fsync of the folder. Only levels are made on
-//! demand, never the root: a folder that vanished (an unmounted disk) must not come back empty.
+//! modification time, fsync, a rename that never replaces. The fsync of the folder comes with the next object,
+//! before that one's rename, or when it is asked for: there the journal of the filesystem has just been written for
+//! the file, and has nothing left to write for the folder. Only levels are made on demand, never the root: a folder
+//! that vanished (an unmounted disk) must not come back empty.
 //!
 //! An object is the same as before when device, inode, size, modification and change time are (rule 1 of the
 //! protocol). All are final when the name appears, except where a filesystem makes us link and unlink; a
@@ -12,12 +14,14 @@ use super::client::{Client, ReadSeek};
 use super::layout;
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
+use crate::lock::Mutex;
 use crate::ltx::name;
 use crate::types::{FileInfo, Identity, Level, Timestamp, TxidRange};
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const COPY_BYTES: u64 = 64 << 10;
 const NS_PER_MS: i128 = 1_000_000;
@@ -27,6 +31,8 @@ const NS_PER_MS: i128 = 1_000_000;
 pub struct FileReplica {
     root: PathBuf,
     url: String,
+    /// The folder of the name that this replica made last, until it is synced; held while it is.
+    unsynced: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl FileReplica {
@@ -38,12 +44,12 @@ impl FileReplica {
         let root = layout::parse_url(url.as_bytes()).map_err(|why| {
             Error::invalid(format!("replica URL {url:?}: {why}; allowed is {}", layout::ALLOWED))
         })?;
-        Ok(FileReplica { root, url: url.to_owned() })
+        Ok(FileReplica { root, url: url.to_owned(), unsynced: Arc::default() })
     }
 
     /// The replica in a folder, which need not have a name in UTF-8. Touches nothing.
     pub fn at(root: PathBuf) -> FileReplica {
-        FileReplica { url: format!("file://{}", root.display()), root }
+        FileReplica { url: format!("file://{}", root.display()), root, unsynced: Arc::default() }
     }
 
     /// As [`FileReplica::at`]; makes the folder where it is missing, and temp files of dead writers go.
@@ -73,6 +79,15 @@ impl FileReplica {
 
     fn path(&self, level: Level, range: TxidRange) -> PathBuf {
         layout::path(&self.root, level, range)
+    }
+
+    fn sync_name_before(&self) -> Result<()> {
+        let mut unsynced = self.unsynced.lock();
+        if let Some(folder) = unsynced.as_deref() {
+            durable::sync_folder(folder)?;
+            *unsynced = None;
+        }
+        Ok(())
     }
 
     fn write(&self, temp: &mut Temp, path: &Path, body: &mut dyn Read) -> Result<()> {
@@ -139,9 +154,22 @@ impl Client for FileReplica {
         let mut temp = Temp::create(&path)?;
         self.write(&mut temp, &path, body)?;
         temp.set_modified(timestamp)?;
-        let file = temp.publish(&path)?;
+        temp.sync()?;
+        self.sync_name_before()?;
+        let file = temp.publish_unsynced(&path)?;
+        *self.unsynced.lock() = Some(durable::parent(&path).to_owned());
         let metadata = file.metadata().map_err(|e| Error::io("look at", &path, e))?;
         Ok(info(level, range, &metadata))
+    }
+
+    fn make_durable(&self, level: Level) -> Result<()> {
+        let folder = layout::folder(&self.root, level);
+        let mut unsynced = self.unsynced.lock();
+        durable::sync_folder(&folder)?;
+        if unsynced.as_deref() == Some(&folder) {
+            *unsynced = None;
+        }
+        Ok(())
     }
 
     fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>> {
@@ -213,6 +241,27 @@ mod tests {
                 folder.files()
             );
         }
+    }
+
+    #[test]
+    fn a_name_is_synced_before_the_next_one_is_made_or_when_asked() {
+        let folder = Folder::new();
+        let replica = replica(&folder);
+        let owed = || replica.unsynced.lock().clone();
+        let create = |level, txid| {
+            let range = TxidRange::one(Txid::new(txid).unwrap());
+            replica.create(level, range, Timestamp(0), &mut &b"x"[..])
+        };
+        create(Level::CAPTURED, 1).unwrap();
+        assert_eq!(owed(), Some(folder.path().join("r/ltx/0")));
+        replica.make_durable(Level::CAPTURED).unwrap();
+        assert_eq!(owed(), None);
+        create(Level::CAPTURED, 2).unwrap();
+        create(Level::SNAPSHOT, 2).unwrap();
+        assert_eq!(owed(), Some(folder.path().join("r/ltx/9")), "level 0 was synced on the way");
+        std::fs::remove_dir_all(folder.path().join("r/ltx/9")).unwrap();
+        assert!(create(Level::CAPTURED, 3).is_err(), "what cannot be synced is not passed over");
+        assert_eq!(owed(), Some(folder.path().join("r/ltx/9")));
     }
 
     #[test]

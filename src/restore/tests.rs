@@ -292,6 +292,10 @@ impl Client for Retention<'_> {
         panic!("a restore creates nothing")
     }
 
+    fn make_durable(&self, _: Level) -> Result<()> {
+        panic!("a restore creates nothing")
+    }
+
     fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>> {
         self.history.replica.stat(level, range)
     }

@@ -255,7 +255,7 @@ impl Log {
         let temp = durable::Temp::create(&path)?;
         fill(temp.file())?;
         temp.set_modified(timestamp)?;
-        temp.publish_unsynced(&path)
+        temp.publish_unsynced(&path).map(drop)
     }
 
     /// Makes a sealed group survive a loss of power.

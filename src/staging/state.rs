@@ -5,7 +5,8 @@
 //!      3      anchor: WAL cycle (salts)   4        the cycle before it
 //!      5      anchor: change tag          6        tag of page 1 as last written
 //!      7      number of the open group    8        writer id
-//!      9, 10  device and inode           11        who worked last      16..22   clean mark (below)
+//!      9, 10  device and inode           11        who worked last
+//!     12      when the newest group was sealed    16..22   clean mark (below)
 //!     24..27  acknowledged txid of each replica
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
 //! ```
@@ -37,6 +38,7 @@ const WRITER: usize = 8;
 const DEVICE: usize = 9;
 const INODE: usize = 10;
 const WORKED: usize = 11;
+const SEALED_AT: usize = 12;
 const CLEAN: usize = 16;
 const CLEAN_LEN: usize = 6;
 const ACKNOWLEDGED: usize = 24;
@@ -149,6 +151,15 @@ impl State {
 
     pub fn set_worked_last(&self, who: u64) {
         self.set(WORKED, who);
+    }
+
+    /// When the newest group was sealed, on this machine's monotonic clock; it paces, and proves nothing.
+    pub fn sealed_at_ns(&self) -> u64 {
+        self.get(SEALED_AT)
+    }
+
+    pub fn set_sealed_at_ns(&self, at: u64) {
+        self.set(SEALED_AT, at);
     }
 
     /// Newest txid that the replica `index` (0: home) is known to have, durable; `None`: none.

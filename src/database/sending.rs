@@ -1,0 +1,239 @@
+//! What the engine does with sealed groups: to the home replica in order, then to the copies; acknowledge; forget.
+//!
+//! ```text
+//! sealed --put--> stored in the home replica --survives a loss of power--> acknowledged --every copy has it--> forgotten
+//! ```
+//!
+//! A group is stored when its name is there and continues the history ([`crate::upload`]). To make its name last costs
+//! a second write of the filesystem's journal, unless the next group's own does it; so, while commits keep coming and
+//! nobody waits, a group is acknowledged together with the storing of the next one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::engine::Engine;
+use super::followed::Database;
+use crate::capture::Phase;
+use crate::clock;
+use crate::config::ReplicaUrl;
+use crate::error::{Error, Kind, Result};
+use crate::replica::FileReplica;
+use crate::staging::log::{Groups, Recorded};
+use crate::types::Txid;
+use crate::upload::{Head, Outcome, Uploader};
+
+/// Pace at which the log's newest group is made to survive a loss of power.
+const POSITION_SYNC_MS: u64 = 1000;
+
+/// A group that the home replica stores, while it is not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub txid: Txid,
+    /// Monotonic time of a moment before which everything committed is in it, or in an earlier one; 0: unknown.
+    pub holds_until_ms: u64,
+}
+
+impl Engine {
+    /// Puts what is sealed into the home replica.
+    pub(super) fn send(&mut self, db: &Arc<Database>) -> Result<()> {
+        for txid in self.groups.after(self.stored.map(|s| s.txid).or(db.state.acknowledged(0))) {
+            if !self.send_home(db, txid)? {
+                return Ok(());
+            }
+        }
+        db.home_succeeded();
+        Ok(())
+    }
+
+    /// Makes what is stored last, and acknowledges it.
+    pub(super) fn acknowledge(&mut self, db: &Database) -> Result<()> {
+        if let Some(stored) = self.stored.take() {
+            let home = self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open");
+            home.make_durable()?;
+            acknowledged(db, stored);
+        }
+        self.follow_up(db)
+    }
+
+    /// What comes after an acknowledgement: the copies, and what need not be kept any longer.
+    pub(super) fn follow_up(&mut self, db: &Database) -> Result<()> {
+        self.snapshot_after_whole(db)?;
+        self.keep_position_durable(db)?;
+        self.send_copies(db)
+    }
+
+    /// Sends to the copies what the home replica has, and forgets what all have. One that failed waits for its time.
+    pub(super) fn send_copies(&mut self, db: &Database) -> Result<()> {
+        for index in 1..self.replicas.len() {
+            if self.replicas[index].retry_at.is_none_or(|at| at <= Instant::now()) {
+                let pause = db.copy_tried(index, self.send_copy(db, index));
+                self.replicas[index].retry_at = pause.map(|pause| Instant::now() + pause);
+            }
+        }
+        self.forget(db)
+    }
+
+    /// The log's own idea of where the history stands may be a second old after a loss of power, not more.
+    fn keep_position_durable(&mut self, db: &Database) -> Result<()> {
+        let Some(recorded) = self.recorded else { return Ok(()) };
+        let now = clock::monotonic_ms();
+        let due = self.durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
+        if due && self.durable != Some(recorded.position.txid) && self.groups.contains(recorded.position.txid)
+        {
+            db.log.make_durable(recorded.position.txid)?;
+            (self.durable, self.durable_at_ms) = (Some(recorded.position.txid), now);
+        }
+        Ok(())
+    }
+
+    fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
+        if !self.marked {
+            db.state.sync()?;
+            self.marked = true;
+        }
+        let sealed = self.groups.get(&db.log, txid)?;
+        let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
+        let outcome = match home.put(&db.log, &sealed) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // The replica lacks it for now, so it must last here.
+                if self.durable != Some(txid) {
+                    db.log.make_durable(txid)?;
+                    self.durable = Some(txid);
+                }
+                return Err(error);
+            }
+        };
+        match outcome {
+            Outcome::Stored => {
+                let is_newest = self.recorded.is_some_and(|recorded| recorded.position.txid == txid);
+                let holds_until_ms = if is_newest { self.looked_ms } else { 0 };
+                if let Some(before) = self.stored.replace(Stored { txid, holds_until_ms }) {
+                    acknowledged(db, before);
+                }
+                Ok(true)
+            }
+            Outcome::Fenced(text) => {
+                db.end(Phase::Fenced, &text);
+                Ok(false)
+            }
+            Outcome::Emptied => {
+                self.start_over(db)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// A group that starts from nothing (another page size, a lost base) needs a snapshot of its own: no merge
+    /// may span it.
+    fn snapshot_after_whole(&mut self, db: &Database) -> Result<()> {
+        let Some(txid) = self.whole.filter(|&whole| db.state.acknowledged(0) >= Some(whole)) else {
+            return Ok(());
+        };
+        let home =
+            self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open").client();
+        match crate::compact::snapshot_to(home, home, txid, db.log.folder()) {
+            Err(error) if error.kind() != Kind::Exists => Err(error),
+            _ => {
+                self.whole = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Somebody emptied the home replica: numbering starts over with all pages.
+    fn start_over(&mut self, db: &Database) -> Result<()> {
+        let old = self.recorded.map(|r| r.position.to_string()).unwrap_or_default();
+        db.log.reset()?;
+        self.groups = Groups::default();
+        self.stored = None;
+        self.checksums.clear();
+        self.recorded = None;
+        db.noted.note_all();
+        for index in 0..self.replicas.len() {
+            db.state.set_acknowledged(index, None);
+        }
+        let url = self.replicas[0].url.clone();
+        let client = FileReplica::at_or_create(url.folder().to_owned())?;
+        self.replicas[0].uploader = Some(Uploader::new(Box::new(client), None));
+        db.starts_over(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
+        Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
+    }
+
+    fn send_copy(&mut self, db: &Database, index: usize) -> Result<()> {
+        let Some(home) = db.state.acknowledged(0) else { return Ok(()) };
+        let url = self.replicas[index].url.clone();
+        if self.replicas[index].uploader.is_none() {
+            let client = FileReplica::at_or_create(url.folder().to_owned())?;
+            let head = Head::of(&client)?;
+            check_copy(db, self.recorded.as_ref(), head.as_ref(), &url)?;
+            db.state.set_acknowledged(index, head.as_ref().map(Head::txid));
+            self.replicas[index].uploader = Some(Uploader::new(Box::new(client), head.map(|h| h.file)));
+        }
+        let (homes, copies) = self.replicas.split_at_mut(index);
+        let (home_client, copy) = (&homes[0].uploader, &mut copies[0].uploader);
+        let (Some(home_client), Some(copy)) = (home_client.as_ref(), copy.as_mut()) else { return Ok(()) };
+        copy.follow(db.state.acknowledged(index))?;
+        while db.state.acknowledged(index).is_none_or(|a| a < home) {
+            let next = db.state.acknowledged(index).map_or(Txid::FIRST, Txid::next);
+            if !self.groups.contains(next) {
+                let snapshot =
+                    crate::compact::snapshot_to(home_client.client(), copy.client(), home, db.log.folder())?;
+                copy.found(snapshot);
+                db.state.set_acknowledged(index, Some(home));
+                break;
+            }
+            match copy.put(&db.log, &self.groups.get(&db.log, next)?)? {
+                Outcome::Stored => {
+                    copy.make_durable()?;
+                    db.state.set_acknowledged(index, Some(next));
+                }
+                Outcome::Fenced(text) => return Err(Error::fenced(text)),
+                Outcome::Emptied => {
+                    self.replicas[index].uploader = None;
+                    db.state.set_acknowledged(index, None);
+                    return Err(Error::busy(format!("{url} was emptied; starting it over")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes sealed groups that every replica has, and, when the log is full, those that only copies lack.
+    /// The newest one stays.
+    fn forget(&mut self, db: &Database) -> Result<()> {
+        let everywhere = (0..self.replicas.len()).map(|i| db.state.acknowledged(i)).min().flatten();
+        let full = self.groups.bytes() > db.settings.log_bytes_max;
+        let gone = if full { db.state.acknowledged(0) } else { everywhere };
+        gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid))
+    }
+}
+
+fn acknowledged(db: &Database, stored: Stored) {
+    assert!(db.state.acknowledged(0) < Some(stored.txid), "BUG: {} is acknowledged again", stored.txid);
+    db.state.set_acknowledged(0, Some(stored.txid));
+    db.covered(stored.holds_until_ms);
+}
+
+/// A copy may be empty, or hold a state that this database was in.
+fn check_copy(
+    db: &Database,
+    recorded: Option<&Recorded>,
+    head: Option<&Head>,
+    url: &ReplicaUrl,
+) -> Result<()> {
+    let Some(head) = head else { return Ok(()) };
+    let post = head.header.proof.map(|p| p.post);
+    let known = |txid: Txid| {
+        let ring = db.state.positions().find(|p| p.txid == txid).map(|p| p.checksum);
+        ring.or(recorded.filter(|r| r.position.txid == txid).map(|r| r.position.checksum))
+    };
+    if post.is_some() && known(head.txid()) == post {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{url} ends at txid {} in a state that this database never had: it is a copy of another one, or older than \
+         what the local log remembers; empty it or choose another folder",
+        head.txid()
+    )))
+}
