@@ -9,6 +9,7 @@ use std::io::BufWriter;
 
 use super::{Base, PageBuffer, Shape};
 use crate::error::Result;
+use crate::fs::durable::Temp;
 use crate::ltx::{Decoder, Encoder, Header, Proof, WalSpan, page_checksum};
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
@@ -72,18 +73,24 @@ pub fn plan(
     Some(Group { header, whole: old.is_none() })
 }
 
-/// Seals the planned group and brings the page checksums after it.
+/// Seals the planned group, in the place of `spare` if there is one, and brings the page checksums after it.
 ///
 /// # Errors
 /// `Exists` when the txid is taken in the log; `Full`, `Io`. After an error the noted pages must stay noted.
-pub fn seal(log: &Log, checksums: &mut PageChecksums, group: &Group, buffer: &PageBuffer) -> Result<Sealed> {
+pub fn seal(
+    log: &Log,
+    spare: Option<Temp>,
+    checksums: &mut PageChecksums,
+    group: &Group,
+    buffer: &PageBuffer,
+) -> Result<Sealed> {
     let header = &group.header;
     let txid = header.range.max;
     checksums.reserve(header.page_count)?;
     let mut size = 0;
-    log.seal(txid, header.timestamp, |file| {
+    log.seal(txid, header.timestamp, spare, |file| {
         size = write(file, header, buffer)?;
-        Ok(())
+        Ok(size)
     })?;
     if group.whole {
         checksums.clear();

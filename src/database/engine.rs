@@ -193,7 +193,11 @@ impl Engine {
             let more = db.noted.has_open();
             if (more || db.is_due()) && !db.tickets.is_wanted() && !db.settings.interval.is_zero() {
                 self.follow_up(db)?;
-                return Ok(if db.is_due() { Cycle::Stored } else { Cycle::Later(db.settings.interval) });
+                // At most half of the time is for us: the longer a group takes, the more the next one collects.
+                let worked = Duration::from_millis(clock::monotonic_ms() - looked_ms);
+                let pause = worked.max(db.settings.interval);
+                let is_soon = db.is_due() && worked <= db.settings.interval;
+                return Ok(if is_soon { Cycle::Stored } else { Cycle::Later(pause) });
             }
             self.acknowledge(db)?;
             db.tickets.serve(ticket);
@@ -335,7 +339,7 @@ impl Engine {
         let Some(plan) = group::plan(&self.base(), buffer, shape, db.state.writer(), clock::now()) else {
             return Ok(None);
         };
-        let sealed = group::seal(&db.log, &mut self.checksums, &plan, buffer)?;
+        let sealed = group::seal(&db.log, self.groups.take_spare(), &mut self.checksums, &plan, buffer)?;
         if plan.whole && sealed.txid > Txid::FIRST {
             self.whole = Some(sealed.txid);
         }

@@ -133,6 +133,21 @@ impl Temp {
         )))
     }
 
+    /// Makes a file that nobody needs any longer a temp file, for its place on the disk to be written anew: it still
+    /// has its old content. Making and removing inodes at every step costs more than what is written to them.
+    pub fn of_unneeded(path: &Path) -> Result<Temp> {
+        let file =
+            OpenOptions::new().read(true).write(true).open(path).map_err(|e| Error::io("open", path, e))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(Error::busy(format!("{} is in use", path.display())));
+        }
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".0{TEMP_SUFFIX}"));
+        let temp = PathBuf::from(name);
+        rename_new(path, &temp)?;
+        Ok(Temp { file, path: temp, published: false })
+    }
+
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -268,6 +283,27 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn an_unneeded_file_is_written_anew_in_its_place() {
+        let folder = Folder::new();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        std::fs::write(&old, b"longer than what comes").unwrap();
+        let inode = std::fs::metadata(&old).unwrap().ino();
+        let mut temp = Temp::of_unneeded(&old).unwrap();
+        assert_eq!(folder.files(), ["old.0.tmp"]);
+        assert_eq!(remove_stale(folder.path()).unwrap(), 0, "its writer lives");
+        temp.write(b"short").unwrap();
+        temp.file().set_len(5).unwrap();
+        temp.publish_unsynced(&new).unwrap();
+        assert_eq!(
+            (std::fs::read(&new).unwrap(), folder.files()),
+            (b"short".to_vec(), vec!["new".to_owned()])
+        );
+        assert_eq!(std::fs::metadata(&new).unwrap().ino(), inode);
+        drop(Temp::of_unneeded(&new).unwrap());
+        assert!(folder.files().is_empty());
     }
 
     #[test]

@@ -14,7 +14,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::{LockFile, durable};
+use crate::fs::LockFile;
+use crate::fs::durable::{self, Temp};
 use crate::ltx::{self, Header, Proof};
 use crate::types::{Checksum, PageSize, Position, Timestamp, Txid, TxidRange};
 
@@ -65,11 +66,13 @@ impl Sealed {
 }
 
 /// The sealed groups in the log, remembered by the process that worked on it last: txid and bytes of each.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Groups {
     sizes: BTreeMap<Txid, u64>,
     bytes: u64,
     newest: Option<Sealed>,
+    /// A forgotten file, to be written anew as the next group.
+    spare: Option<Temp>,
 }
 
 impl Groups {
@@ -83,7 +86,7 @@ impl Groups {
             sizes.insert(txid, std::fs::metadata(log.path_of(txid)).map_or(0, |m| m.len()));
         }
         let bytes = sizes.values().sum();
-        Ok(Groups { sizes, bytes, newest: None })
+        Ok(Groups { sizes, bytes, newest: None, spare: None })
     }
 
     /// Adds the group that this process has just sealed.
@@ -120,11 +123,20 @@ impl Groups {
             && let Some((&oldest, &size)) = self.sizes.first_key_value()
             && oldest <= txid
         {
+            if self.spare.is_none() {
+                self.spare = Temp::of_unneeded(&log.path_of(oldest)).ok();
+            }
+            // The spare, too, has left its name.
             log.forget(oldest)?;
             self.sizes.remove(&oldest);
             self.bytes -= size;
         }
         Ok(())
+    }
+
+    /// A file to be written anew as the next group.
+    pub fn take_spare(&mut self) -> Option<Temp> {
+        self.spare.take()
     }
 
     /// Bytes of all of them.
@@ -161,6 +173,7 @@ impl Log {
             }
             other => other?,
         }
+        durable::remove_stale(&folder.join("ltx"))?;
         Ok(Log { folder: folder.to_owned() })
     }
 
@@ -241,7 +254,8 @@ impl Log {
         }
     }
 
-    /// Seals a group: `fill` writes the LTX file. It survives the death of the process; see `make_durable`.
+    /// Seals a group: `fill` writes the LTX file, in the place of `spare` if there is one, and answers its length. It
+    /// survives the death of the process; see `make_durable`.
     ///
     /// # Errors
     /// `Exists` when `txid` is sealed already; what `fill` answers; `Full`, `Io`.
@@ -249,11 +263,13 @@ impl Log {
         &self,
         txid: Txid,
         timestamp: Timestamp,
-        fill: impl FnOnce(&File) -> Result<()>,
+        spare: Option<Temp>,
+        fill: impl FnOnce(&File) -> Result<u64>,
     ) -> Result<()> {
         let path = self.path_of(txid);
-        let temp = durable::Temp::create(&path)?;
-        fill(temp.file())?;
+        let temp = spare.map_or_else(|| Temp::create(&path), Ok)?;
+        let size = fill(temp.file())?;
+        temp.file().set_len(size).map_err(|e| Error::io("cut", temp.path(), e))?;
         temp.set_modified(timestamp)?;
         temp.publish_unsynced(&path).map(drop)
     }
@@ -345,7 +361,7 @@ impl Log {
 }
 
 fn create(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temp = durable::Temp::create(path)?;
+    let mut temp = Temp::create(path)?;
     temp.write(bytes)?;
     temp.publish(path).map(drop)
 }
@@ -401,8 +417,9 @@ mod tests {
                 post: r.position.checksum,
             }),
         };
-        log.seal(r.position.txid, r.timestamp, |mut file| {
-            file.write_all(&header.encode().unwrap()).map_err(|e| Error::io("write", Path::new("temp"), e))
+        log.seal(r.position.txid, r.timestamp, None, |mut file| {
+            file.write_all(&header.encode().unwrap()).unwrap();
+            Ok(Header::BYTES as u64)
         })
     }
 
