@@ -82,8 +82,7 @@ pub struct Engine {
     pub whole: Option<Txid>,
     /// The state page is on disk, so that a loss of power does not bring back the clean mark of the last close.
     pub marked: bool,
-    /// The newest group that is known to survive a loss of power in the local log, and since when.
-    pub durable: Option<Txid>,
+    /// When this engine last made a group survive a loss of power in the local log.
     pub durable_at_ms: u64,
 }
 

@@ -372,6 +372,7 @@ impl Prepared {
             state.set_file_id((stat.device, stat.inode));
             state.set_boot(boot_id()?);
             state.set_writer(random_number()?);
+            state.set_log_durable(None);
             state.sync()?;
             while !self.users.try_shared()? {}
         }
@@ -396,7 +397,6 @@ impl Prepared {
             busy: 0,
             whole,
             marked: false,
-            durable: None,
             durable_at_ms: 0,
         };
         // What was changed since the look was not seen: the first look at a WAL, or at page 1, compares with it.

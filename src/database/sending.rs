@@ -77,11 +77,12 @@ impl Engine {
     fn keep_position_durable(&mut self, db: &Database) -> Result<()> {
         let Some(recorded) = self.recorded else { return Ok(()) };
         let now = clock::monotonic_ms();
-        let due = self.durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
-        if due && self.durable != Some(recorded.position.txid) && self.groups.contains(recorded.position.txid)
-        {
-            db.log.make_durable(recorded.position.txid)?;
-            (self.durable, self.durable_at_ms) = (Some(recorded.position.txid), now);
+        let (newest, durable) = (recorded.position.txid, db.state.log_durable());
+        let due = durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
+        if due && durable != Some(newest) && self.groups.contains(newest) {
+            db.log.make_durable(newest)?;
+            db.state.set_log_durable(Some(newest));
+            self.durable_at_ms = now;
         }
         Ok(())
     }
@@ -97,9 +98,9 @@ impl Engine {
             Ok(outcome) => outcome,
             Err(error) => {
                 // The replica lacks it for now, so it must last here.
-                if self.durable != Some(txid) {
+                if db.state.log_durable() != Some(txid) {
                     db.log.make_durable(txid)?;
-                    self.durable = Some(txid);
+                    db.state.set_log_durable(Some(txid));
                 }
                 return Err(error);
             }
@@ -147,6 +148,7 @@ impl Engine {
         db.log.reset()?;
         self.groups = Groups::default();
         self.stored = None;
+        db.state.set_log_durable(None);
         self.checksums.clear();
         self.recorded = None;
         db.noted.note_all();
@@ -205,7 +207,7 @@ impl Engine {
         let everywhere = (0..self.replicas.len()).map(|i| db.state.acknowledged(i)).min().flatten();
         let full = self.groups.bytes() > db.settings.log_bytes_max;
         let gone = if full { db.state.acknowledged(0) } else { everywhere };
-        gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid))
+        gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid, db.state.log_durable()))
     }
 }
 

@@ -114,22 +114,22 @@ impl Groups {
         self.newest.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
     }
 
-    /// Removes those up to `txid` from the log; the newest stays.
+    /// Removes those up to `txid` from the log. The newest stays, and so does `durable`: until a later one survives a
+    /// loss of power, it alone says afterwards where the history stood.
     ///
     /// # Errors
     /// `Io`.
-    pub fn forget_to(&mut self, log: &Log, txid: Txid) -> Result<()> {
-        while self.sizes.len() > 1
-            && let Some((&oldest, &size)) = self.sizes.first_key_value()
-            && oldest <= txid
-        {
+    pub fn forget_to(&mut self, log: &Log, txid: Txid, durable: Option<Txid>) -> Result<()> {
+        let newest = self.sizes.last_key_value().map(|(&txid, _)| txid);
+        let gone = |t: &Txid| *t <= txid && Some(*t) != newest && Some(*t) != durable;
+        let gone: Vec<Txid> = self.sizes.range(..=txid).map(|(&t, _)| t).filter(gone).collect();
+        for txid in gone {
             if self.spare.is_none() {
-                self.spare = Temp::of_unneeded(&log.path_of(oldest)).ok();
+                self.spare = Temp::of_unneeded(&log.path_of(txid)).ok();
             }
             // The spare, too, has left its name.
-            log.forget(oldest)?;
-            self.sizes.remove(&oldest);
-            self.bytes -= size;
+            log.forget(txid)?;
+            self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
         }
         Ok(())
     }
@@ -294,9 +294,10 @@ impl Log {
         for txid in self.txids()?.into_iter().rev() {
             let path = self.path_of(txid);
             let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+            // One that was to be written anew may hold the bytes of a later group under its old name.
             let whole = ltx::Decoder::new(std::io::BufReader::new(file), path.to_string_lossy())
-                .and_then(|mut decoder| decoder.verify_rest())
-                .is_ok();
+                .and_then(|mut decoder| decoder.verify_rest().map(|_| decoder.header().range))
+                .is_ok_and(|range| range == TxidRange::one(txid));
             if whole {
                 break;
             }
@@ -390,7 +391,7 @@ fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ltx::WalSpan;
+    use crate::ltx::{WalSpan, sample};
     use crate::testing::Folder;
     use std::io::Write;
 
@@ -449,14 +450,32 @@ mod tests {
         let mut groups = Groups::read(&log).unwrap();
         assert_eq!(groups.after(Some(txid(3))), [txid(4), txid(5)]);
         assert_eq!(groups.bytes(), 3 * Header::BYTES as u64);
-        groups.forget_to(&log, txid(3)).unwrap();
+        groups.forget_to(&log, txid(3), None).unwrap();
         assert_eq!(log.txids().unwrap(), [txid(4), txid(5)]);
         seal(&log, 6).unwrap();
         groups.add(log.sealed(txid(6)).unwrap());
-        groups.forget_to(&log, txid(9)).unwrap();
+        groups.forget_to(&log, txid(9), Some(txid(4))).unwrap();
+        assert_eq!(log.txids().unwrap(), [txid(4), txid(6)], "what survives a loss of power stays");
+        groups.forget_to(&log, txid(9), Some(txid(6))).unwrap();
         assert_eq!(groups.bytes(), Header::BYTES as u64);
         assert_eq!(log.txids().unwrap(), [txid(6)]);
         assert_eq!((groups.after(None), groups.contains(txid(5))), (vec![txid(6)], false));
+    }
+
+    #[test]
+    fn after_a_loss_of_power_a_group_under_another_name_goes_and_a_whole_one_stays() {
+        let dir = Folder::new();
+        let log = Log::open(&dir.path().join("db-replica")).unwrap();
+        let txid = |n| Txid::new(n).unwrap();
+        for n in 3..6 {
+            let body = sample::file(sample::header(n, n, 512, 1), &[(1, vec![n as u8; 512])]);
+            std::fs::write(log.path_of(txid(n)), body).unwrap();
+        }
+        assert_eq!(log.drop_damaged().unwrap(), 0);
+        std::fs::copy(log.path_of(txid(3)), log.path_of(txid(5))).unwrap();
+        std::fs::write(log.path_of(txid(6)), b"").unwrap();
+        assert_eq!(log.drop_damaged().unwrap(), 2);
+        assert_eq!(log.txids().unwrap(), [txid(3), txid(4)]);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!      5      anchor: change tag          6        tag of page 1 as last written
 //!      7      number of the open group    8        writer id
 //!      9, 10  device and inode           11        who worked last
-//!     12      when the newest group was sealed    16..22   clean mark (below)
+//!     12      when the newest group was sealed
+//!     13      newest group that was made durable in the log    16..22   clean mark (below)
 //!     24..27  acknowledged txid of each replica
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
 //! ```
@@ -39,6 +40,7 @@ const DEVICE: usize = 9;
 const INODE: usize = 10;
 const WORKED: usize = 11;
 const SEALED_AT: usize = 12;
+const LOG_DURABLE: usize = 13;
 const CLEAN: usize = 16;
 const CLEAN_LEN: usize = 6;
 const ACKNOWLEDGED: usize = 24;
@@ -160,6 +162,16 @@ impl State {
 
     pub fn set_sealed_at_ns(&self, at: u64) {
         self.set(SEALED_AT, at);
+    }
+
+    /// The newest group that was made to survive a loss of power in the log, since the database was opened. Only under
+    /// the capture lock.
+    pub fn log_durable(&self) -> Option<Txid> {
+        Txid::new(self.get(LOG_DURABLE))
+    }
+
+    pub fn set_log_durable(&self, txid: Option<Txid>) {
+        self.set(LOG_DURABLE, txid.map_or(0, Txid::get));
     }
 
     /// Newest txid that the replica `index` (0: home) is known to have, durable; `None`: none.
