@@ -85,6 +85,13 @@ def test_an_emptied_copy_starts_over(database, replica, tmp_path):
         write(c)
         sync(c)
     harness.wait_for(lambda: caught_up(c, copy), "the copy")
+
+    def first_is_forgotten():
+        write(c)
+        sync(c)
+        return not any(f.name.startswith(f"{1:016x}-") for f in (database.parent / "app.db-replica" / "ltx").iterdir())
+
+    harness.wait_for(first_is_forgotten, "the log to lack what a copy begins with")
     shutil.rmtree(copy)
     copy.mkdir()
     write(c)
