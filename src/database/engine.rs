@@ -35,6 +35,9 @@ const BUSY_CYCLES_MAX: u32 = 20;
 /// Groups sealed in one cycle before the capture lock is given to another process.
 const GROUPS_MAX: u32 = 4;
 
+/// Longest rest after a group.
+const REST_MAX: Duration = Duration::from_secs(1);
+
 /// What hinders a look at the database, for who waits for it.
 const UNKNOWN_END: &str = "a transaction in locking_mode=EXCLUSIVE has written to the database file, and SQLite does not \
      tell when such a one is rolled back; if it was, the next commit, or leaving that mode, or the close shows it";
@@ -141,7 +144,7 @@ impl Engine {
         body: fn(&mut Engine, &Arc<Database>) -> Result<Cycle>,
     ) -> Result<Cycle> {
         if db.state.worked_last() != self.name {
-            if let Some(pause) = rest_of_interval(db) {
+            if let Some(pause) = rest(db) {
                 return Ok(Cycle::Later(pause));
             }
             self.refresh(db)?;
@@ -181,10 +184,15 @@ impl Engine {
             };
             self.busy = 0;
             db.noted.settle();
+            // At most half of the time is for us, and a fifth while programs without the extension make us compare
+            // every page again and again: the longer a group takes, the more the next one collects.
+            let share = if db.phase() == Phase::Cold { 4 } else { 1 };
+            let worked = Duration::from_millis(clock::monotonic_ms() - looked_ms);
+            let pause = (worked * share).min(REST_MAX).max(db.settings.interval);
+            db.state.set_next_at_ns(clock::machine_ns() + pause.as_nanos() as u64);
             db.healed();
             db.state.push_position(sealed.recorded().position);
             (self.recorded, self.looked_ms) = (Some(sealed.recorded()), looked_ms);
-            db.state.set_sealed_at_ns(clock::machine_ns());
             self.send(db)?;
             if db.phase() == Phase::Fenced {
                 return self.acknowledge(db).map(|()| Cycle::Done);
@@ -192,10 +200,7 @@ impl Engine {
             let more = db.noted.has_open();
             if (more || db.is_due()) && !db.tickets.is_wanted() && !db.settings.interval.is_zero() {
                 self.follow_up(db)?;
-                // At most half of the time is for us: the longer a group takes, the more the next one collects.
-                let worked = Duration::from_millis(clock::monotonic_ms() - looked_ms);
-                let pause = worked.max(db.settings.interval);
-                let is_soon = db.is_due() && worked <= db.settings.interval;
+                let is_soon = db.is_due() && pause == db.settings.interval;
                 return Ok(if is_soon { Cycle::Stored } else { Cycle::Later(pause) });
             }
             self.acknowledge(db)?;
@@ -348,13 +353,13 @@ impl Engine {
     }
 }
 
-/// How long until an interval has passed since the newest group, unless somebody waits. Processes that write the same
+/// How long until the group after another process's is due, unless somebody waits. Processes that write the same
 /// database seal together as often as one of them would.
-fn rest_of_interval(db: &Database) -> Option<Duration> {
+fn rest(db: &Database) -> Option<Duration> {
     if db.tickets.is_wanted() {
         return None;
     }
-    // None after a restart of the machine, whose clock began anew.
-    let since = clock::machine_ns().checked_sub(db.state.sealed_at_ns())?;
-    db.settings.interval.checked_sub(Duration::from_nanos(since)).filter(|rest| !rest.is_zero())
+    let rest = db.state.next_at_ns().checked_sub(clock::machine_ns()).map(Duration::from_nanos)?;
+    // Later than anyone rests: the machine was restarted, and its clock began anew.
+    (rest <= db.settings.interval.max(REST_MAX)).then_some(rest)
 }

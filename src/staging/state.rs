@@ -6,7 +6,7 @@
 //!      5      anchor: change tag          6        tag of page 1 as last written
 //!      7      number of the open group    8        writer id
 //!      9, 10  device and inode           11        who worked last
-//!     12      when the newest group was sealed
+//!     12      when the next group is due
 //!     13      newest group that was made durable in the log    16..22   clean mark (below)
 //!     24..27  acknowledged txid of each replica
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
@@ -39,7 +39,7 @@ const WRITER: usize = 8;
 const DEVICE: usize = 9;
 const INODE: usize = 10;
 const WORKED: usize = 11;
-const SEALED_AT: usize = 12;
+const NEXT_AT: usize = 12;
 const LOG_DURABLE: usize = 13;
 const CLEAN: usize = 16;
 const CLEAN_LEN: usize = 6;
@@ -155,13 +155,13 @@ impl State {
         self.set(WORKED, who);
     }
 
-    /// When the newest group was sealed, on this machine's monotonic clock; it paces, and proves nothing.
-    pub fn sealed_at_ns(&self) -> u64 {
-        self.get(SEALED_AT)
+    /// When the next group is due, on this machine's monotonic clock; it paces, and proves nothing.
+    pub fn next_at_ns(&self) -> u64 {
+        self.get(NEXT_AT)
     }
 
-    pub fn set_sealed_at_ns(&self, at: u64) {
-        self.set(SEALED_AT, at);
+    pub fn set_next_at_ns(&self, at: u64) {
+        self.set(NEXT_AT, at);
     }
 
     /// The newest group that was made to survive a loss of power in the log, since the database was opened. Only under
