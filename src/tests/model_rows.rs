@@ -162,3 +162,21 @@ fn model_vacuum_that_shrinks_carries_every_page() {
     }
     assert_eq!(pages, count);
 }
+
+/// With `mmap_size` set, SQLite makes room for a transaction ahead of its writes and does not always take it back.
+#[test]
+fn model_bytes_behind_the_last_page_are_no_part_of_the_database() {
+    for journal in ["delete", "wal"] {
+        let followed = Followed::new(&format!("PRAGMA journal_mode={journal}"));
+        followed.engine.exec("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        followed.assert_followed("at first");
+        let file = std::fs::OpenOptions::new().write(true).open(followed.path()).unwrap();
+        let (before, longer) = (followed.image(), file.metadata().unwrap().len() + 4096);
+        file.set_len(longer).unwrap();
+        followed.assert_followed("with bytes behind the last page");
+        followed.engine.exec("UPDATE t SET b=1").unwrap();
+        let txid = followed.assert_followed("after a commit");
+        assert_eq!(file.metadata().unwrap().len(), longer, "SQLite lets them be");
+        assert_eq!(followed.restored(txid).len(), before.len(), "{journal}");
+    }
+}
