@@ -4,28 +4,31 @@ import json
 
 import harness
 
-# argv: extension, URI. Runs each line of its input as SQL and prints the rows, or the error as a string.
+# argv: module, extension, URI. Runs each line of its input as SQL and prints the rows, or the error as a string.
 SCRIPT = """
-import json, sqlite3, sys
-extension, uri = sys.argv[1:]
-loader = sqlite3.connect(":memory:")
+import importlib, json, sys
+module, extension, uri = sys.argv[1:]
+sqlite = importlib.import_module(module)
+loader = sqlite.connect(":memory:")
 loader.enable_load_extension(True)
 loader.load_extension(extension)
-c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
+c = sqlite.connect(uri, uri=True, isolation_level=None, timeout=10)
 print("ready")
 for line in sys.stdin:
     try:
         print(json.dumps(c.execute(line).fetchall()))
-    except sqlite3.Error as error:
+    except sqlite.Error as error:
         print(json.dumps(str(error)))
+c.close()
 """
 
 
 class Shell:
-    """The database of `uri`, open; `process` is the fixture, `before` are words in front of the command."""
+    """The database of `uri`, open; `process` is the fixture, `before` are words in front of the command, `module` is
+    Python's name of the SQLite."""
 
-    def __init__(self, process, extension, uri, *before):
-        self.process = process([*before, harness.PYTHON, "-u", "-c", SCRIPT, extension, uri])
+    def __init__(self, process, extension, uri, *before, module="sqlite3"):
+        self.process = process([*before, harness.PYTHON, "-u", "-c", SCRIPT, module, extension, uri])
         self.process.until("ready")
 
     def ask(self, sql):

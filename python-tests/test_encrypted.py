@@ -1,28 +1,10 @@
 """A database that SQLCipher encrypts: page 1 tells nothing, and its replica restores to the same encrypted bytes."""
 
-import json
-
 import pytest
 
 import databases
 import harness
-
-# argv: extension, URI. Runs each line of its input as SQL, on a connection with the key, and prints the rows.
-CIPHER = """
-import itertools, json, sys
-from sqlcipher3 import dbapi2
-extension, uri = sys.argv[1:]
-loader = dbapi2.connect(":memory:")
-loader.enable_load_extension(True)
-loader.load_extension(extension)
-c = dbapi2.connect(uri, uri=True, isolation_level=None, timeout=10)
-for line in itertools.chain(["PRAGMA key='secret'"], sys.stdin):
-    try:
-        print(json.dumps(c.execute(line).fetchall()))
-    except dbapi2.Error as error:
-        print(json.dumps(str(error)))
-c.close()
-"""
+from shell import Shell
 
 JOURNALS = pytest.mark.parametrize("journal", ["wal", "delete", "truncate"])
 SYNC = "SELECT replica_sync(20)"
@@ -35,17 +17,18 @@ def database(tmp_path):
 
 
 class Cipher:
+    """A connection with the key."""
+
     def __init__(self, process, extension, uri):
-        self.child = process(CIPHER, extension, uri)
-        assert self.child.line() == '[["ok"]]'
+        self.shell = Shell(process, extension, uri, module="sqlcipher3.dbapi2")
+        assert self.ask("PRAGMA key='secret'") == "ok"
 
     def ask(self, sql):
-        self.child.tell(sql)
-        answer = json.loads(self.child.line())
+        answer = self.shell.ask(sql)
         return answer[0][0] if isinstance(answer, list) and answer else answer
 
     def close(self):
-        self.child.finish()
+        self.shell.finish()
 
 
 @pytest.fixture
@@ -93,7 +76,7 @@ def test_encrypted_database_goes_on_after_a_kill_and_a_foreign_commit(cipher, da
     c.ask("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
     c.ask(ROWS)
     txid = c.ask(SYNC)
-    c.child.kill()
+    c.shell.process.kill()
     c = cipher(database, replica)
     assert c.ask(SYNC) == txid and c.ask("SELECT count(*) FROM t") == 30
     other = cipher(database)

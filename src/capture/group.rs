@@ -87,11 +87,7 @@ pub fn seal(
     let header = &group.header;
     let txid = header.range.max;
     checksums.reserve(header.page_count)?;
-    let mut size = 0;
-    log.seal(txid, header.timestamp, spare, |file| {
-        size = write(file, header, buffer)?;
-        Ok(size)
-    })?;
+    let size = log.seal(txid, header.timestamp, spare, |file| write(file, header, buffer))?;
     if group.whole {
         checksums.clear();
     }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::wal_pages::file_shape;
-use super::work::{Work, carries_all, finish, pages_to_read};
+use super::work::{Work, finish, pages_to_read};
 use super::{Collected, Files, NotNow, PageBuffer, Shape};
 use crate::clock::Deadline;
 use crate::error::Result;
@@ -261,12 +261,11 @@ impl Reader<'_> {
         Ok(self.handoff.ask(list, base, Duration::from_millis(1)))
     }
 
-    fn finish_served(&self, (shape, pages, data): Served, buffer: Option<PageBuffer>) -> Result<Collected> {
-        let whole = carries_all(false, &pages, self.work.base.shape(), shape);
-        let new = || PageBuffer::new(shape.page_size, self.work.folder).keeping_all(whole);
-        let mut buffer = buffer.unwrap_or_else(new);
-        self.work.offer(&pages, &data, shape, &mut buffer)?;
-        Ok(finish(Some(buffer), shape))
+    fn finish_served(&self, served: Served, mut buffer: Option<PageBuffer>) -> Result<Collected> {
+        let (shape, pages, data) = served;
+        let kept = self.work.buffer(&mut buffer, false, &pages, shape);
+        self.work.offer(&pages, &data, shape, kept)?;
+        Ok(finish(buffer, shape))
     }
 
     /// The change tag of page 1; `None` of an empty file.

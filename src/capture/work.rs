@@ -82,9 +82,22 @@ impl Work<'_> {
         if pages.is_empty() && buffer.is_none() && self.base.for_shape(shape) == Some(shape) {
             return None;
         }
-        let whole = carries_all(taken.all, &pages, base, shape);
-        let new = || PageBuffer::new(shape.page_size, self.folder).keeping_all(whole);
-        Some((pages, buffer.get_or_insert_with(new)))
+        let kept = self.buffer(buffer, taken.all, &pages, shape);
+        Some((pages, kept))
+    }
+
+    /// The buffer there is, or a new one for a group over these pages; `all_noted` as [`carries_all`].
+    pub fn buffer<'b>(
+        &self,
+        buffer: &'b mut Option<PageBuffer>,
+        all_noted: bool,
+        pages: &[Pgno],
+        shape: Shape,
+    ) -> &'b mut PageBuffer {
+        buffer.get_or_insert_with(|| {
+            let whole = carries_all(all_noted, pages, self.base.shape(), shape);
+            PageBuffer::new(shape.page_size, self.folder).keeping_all(whole)
+        })
     }
 
     /// Has `read` fill each chunk of the pages, which are then offered to the buffer. `false`: it gave up on one.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::connections::Writing;
 use super::followed::Database;
-use super::live::{LiveFiles, LiveQuiet, beside};
+use super::live::{LiveFiles, LiveQuiet, wal_bytes};
 use super::sending::Stored;
 use crate::capture::rollback_pages;
 use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, Work, group, wal_pages};
@@ -252,7 +252,7 @@ impl Engine {
         self.groups = Groups::read(&db.log)?;
         self.stored = None;
         // What follows ours may be sealed, sent and forgotten: only the newest name says where the history stands.
-        let newest = db.log.recorded()?;
+        let newest = db.log.recorded_after(self.groups.newest())?;
         if newest != self.recorded {
             self.recorded = newest;
             if let Some(recorded) = &self.recorded {
@@ -292,8 +292,7 @@ impl Engine {
             };
             return reader.collect();
         }
-        let wal = std::fs::metadata(beside(&db.path, "-wal")).map_or(0, |m| m.len());
-        if db.connections.has_wal() || wal > 0 {
+        if db.connections.has_wal() || wal_bytes(&db.path) > 0 {
             return Ok(Collected::NotNow(NotNow::NoView));
         }
         self.collect_rollback(db)

@@ -81,6 +81,11 @@ pub fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> Resu
     Ok(done)
 }
 
+/// Bytes of the WAL beside the database; 0: there is none, or an empty one.
+pub fn wal_bytes(database: &Path) -> u64 {
+    std::fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len())
+}
+
 /// Whether a journal lies beside the database that the next reader would play back.
 ///
 /// # Errors
@@ -153,7 +158,7 @@ impl LiveQuiet<'_> {
     /// The database went over to WAL mode: its file stands still while others commit, and the noted pages are to be
     /// read elsewhere.
     fn has_wal(&self) -> bool {
-        std::fs::metadata(beside(self.path, "-wal")).is_ok_and(|wal| wal.len() > 0)
+        wal_bytes(self.path) > 0
     }
 
     fn is_fresh(&self, stat: &FileStat) -> bool {

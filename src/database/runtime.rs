@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::connections::ConnectionId;
 use super::followed::Database;
-use super::live::{LiveFiles, beside};
+use super::live::{LiveFiles, wal_bytes};
 use super::prepare::{self, Opening};
 use super::shm_wal::ShmWal;
 use super::worker::{Everyone, Worker};
@@ -217,8 +217,7 @@ fn same_settings(open: &Database, settings: &Settings) -> Result<()> {
 
 /// Waits until what was committed is in the replica, unless nobody of this process can read it now.
 pub fn flush(database: &Arc<Database>, deadline: Deadline) {
-    let wal = std::fs::metadata(beside(&database.path, "-wal")).map_or(0, |m| m.len());
-    let readable = wal == 0 || database.connections.mapped().is_some();
+    let readable = wal_bytes(&database.path) == 0 || database.connections.mapped().is_some();
     if readable && !deadline.passed() {
         // What is not sent now waits in the local log.
         let _ = database.sync(deadline.remaining());
@@ -237,8 +236,7 @@ fn flush_at_exit() {
 /// Leaves marks that let the next open know the file again without reading it.
 fn leave(database: &Database, live: &LiveFiles) {
     let alone = database.users.lock().as_ref().is_some_and(|users| users.try_exclusive().unwrap_or(false));
-    let wal = std::fs::metadata(beside(&database.path, "-wal")).map_or(0, |m| m.len());
-    if !alone || wal > 0 {
+    if !alone || wal_bytes(&database.path) > 0 {
         return; // another process goes on
     }
     let before = FileStat::of(&database.path);

@@ -48,8 +48,7 @@ impl Engine {
     /// Makes what is stored last, and acknowledges it.
     pub(super) fn acknowledge(&mut self, db: &Database) -> Result<()> {
         if let Some(stored) = self.stored.take() {
-            let home = self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open");
-            home.make_durable()?;
+            self.home().make_durable()?;
             acknowledged(db, stored);
         }
         self.follow_up(db)
@@ -77,14 +76,16 @@ impl Engine {
     fn keep_position_durable(&mut self, db: &Database) -> Result<()> {
         let Some(recorded) = self.recorded else { return Ok(()) };
         let now = clock::monotonic_ms();
-        let (newest, durable) = (recorded.position.txid, db.state.log_durable());
-        let due = durable.is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
-        if due && durable != Some(newest) && self.groups.contains(newest) {
-            db.log.make_durable(newest)?;
-            db.state.set_log_durable(Some(newest));
+        let newest = recorded.position.txid;
+        let due = db.state.log_durable().is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
+        if due && self.groups.contains(newest) && make_durable(db, newest)? {
             self.durable_at_ms = now;
         }
         Ok(())
+    }
+
+    fn home(&self) -> &Uploader {
+        self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open")
     }
 
     fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
@@ -98,10 +99,7 @@ impl Engine {
             Ok(outcome) => outcome,
             Err(error) => {
                 // The replica lacks it for now, so it must last here.
-                if db.state.log_durable() != Some(txid) {
-                    db.log.make_durable(txid)?;
-                    db.state.set_log_durable(Some(txid));
-                }
+                make_durable(db, txid)?;
                 return Err(error);
             }
         };
@@ -131,8 +129,7 @@ impl Engine {
         let Some(txid) = self.whole.filter(|&whole| db.state.acknowledged(0) >= Some(whole)) else {
             return Ok(());
         };
-        let home =
-            self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open").client();
+        let home = self.home().client();
         match crate::compact::snapshot_to(home, home, txid, db.log.folder()) {
             Err(error) if error.kind() != Kind::Exists => Err(error),
             _ => {
@@ -209,6 +206,16 @@ impl Engine {
         let gone = if full { db.state.acknowledged(0) } else { everywhere };
         gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid, db.state.log_durable()))
     }
+}
+
+/// Makes a group survive a loss of power in the log. `false`: the one that was made to last there is this one.
+fn make_durable(db: &Database, txid: Txid) -> Result<bool> {
+    if db.state.log_durable() == Some(txid) {
+        return Ok(false);
+    }
+    db.log.make_durable(txid)?;
+    db.state.set_log_durable(Some(txid));
+    Ok(true)
 }
 
 fn acknowledged(db: &Database, stored: Stored) {

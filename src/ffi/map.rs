@@ -73,10 +73,10 @@ impl SharedMap {
     pub fn grow(&mut self, len_words: usize) -> Result<()> {
         // Each new mapping stops every thread of the process for a moment; one for each added word would be felt.
         if len_words > self.len_words {
-            let whole_pages = len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE);
-            make_room(&self.file, &self.path, whole_pages)?;
+            self.map_again(len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE))
+        } else {
+            self.follow()
         }
-        self.follow()
     }
 
     /// Takes in what another process added.
@@ -85,12 +85,14 @@ impl SharedMap {
     /// As `open`; the map is then as before.
     pub fn follow(&mut self) -> Result<()> {
         let len_words = words_in(&self.file, &self.path)?;
-        if len_words > self.len_words {
-            make_room(&self.file, &self.path, len_words)?;
-            let words = map(&self.file, &self.path, len_words)?;
-            self.unmap();
-            (self.words, self.len_words) = (words, len_words);
-        }
+        if len_words > self.len_words { self.map_again(len_words) } else { Ok(()) }
+    }
+
+    fn map_again(&mut self, len_words: usize) -> Result<()> {
+        let len_words = make_room(&self.file, &self.path, len_words)?;
+        let words = map(&self.file, &self.path, len_words)?;
+        self.unmap();
+        (self.words, self.len_words) = (words, len_words);
         Ok(())
     }
 

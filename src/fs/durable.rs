@@ -112,9 +112,7 @@ impl Temp {
     /// Makes `<target>.<n>.tmp` beside `target`, empty and locked.
     pub fn create(target: &Path) -> Result<Temp> {
         for n in 0..TEMP_NAMES_MAX {
-            let mut name = target.as_os_str().to_owned();
-            name.push(format!(".{n}{TEMP_SUFFIX}"));
-            let path = PathBuf::from(name);
+            let path = temp_name(target, n);
             let file = match create_new(&path) {
                 Err(e) if e.kind() == crate::error::Kind::Exists => continue,
                 other => other?,
@@ -141,9 +139,7 @@ impl Temp {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Error::busy(format!("{} is in use", path.display())));
         }
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".0{TEMP_SUFFIX}"));
-        let temp = PathBuf::from(name);
+        let temp = temp_name(path, 0);
         rename_new(path, &temp)?;
         Ok(Temp { file, path: temp, published: false })
     }
@@ -231,7 +227,13 @@ pub fn remove_stale(folder: &Path) -> Result<u32> {
     Ok(removed)
 }
 
-/// Whether a name ends as [`Temp::create`] makes it: in a number and the suffix.
+fn temp_name(target: &Path, n: u32) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(format!(".{n}{TEMP_SUFFIX}"));
+    PathBuf::from(name)
+}
+
+/// Whether a name ends as [`temp_name`] makes it: in a number and the suffix.
 fn is_ours(path: &Path) -> bool {
     let stem = path.to_str().and_then(|name| name.strip_suffix(TEMP_SUFFIX));
     let number = stem.and_then(|stem| stem.rsplit_once('.')).map(|(_, number)| number);

@@ -70,7 +70,8 @@ impl Sealed {
 pub struct Groups {
     sizes: BTreeMap<Txid, u64>,
     bytes: u64,
-    newest: Option<Sealed>,
+    /// The one that this process sealed last.
+    added: Option<Sealed>,
     /// A forgotten file, to be written anew as the next group.
     spare: Option<Temp>,
 }
@@ -86,18 +87,23 @@ impl Groups {
             sizes.insert(txid, std::fs::metadata(log.path_of(txid)).map_or(0, |m| m.len()));
         }
         let bytes = sizes.values().sum();
-        Ok(Groups { sizes, bytes, newest: None, spare: None })
+        Ok(Groups { sizes, bytes, added: None, spare: None })
     }
 
     /// Adds the group that this process has just sealed.
     pub fn add(&mut self, sealed: Sealed) {
         self.sizes.insert(sealed.txid, sealed.size);
         self.bytes += sealed.size;
-        self.newest = Some(sealed);
+        self.added = Some(sealed);
     }
 
     pub fn contains(&self, txid: Txid) -> bool {
         self.sizes.contains_key(&txid)
+    }
+
+    /// Txid of the newest.
+    pub fn newest(&self) -> Option<Txid> {
+        self.sizes.last_key_value().map(|(&txid, _)| txid)
     }
 
     /// Those after `txid`, ascending; all of them after `None`.
@@ -111,7 +117,7 @@ impl Groups {
     /// # Errors
     /// As [`Log::sealed`].
     pub fn get(&self, log: &Log, txid: Txid) -> Result<Sealed> {
-        self.newest.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
+        self.added.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
     }
 
     /// Removes those up to `txid` from the log. The newest stays, and so does `durable`: until a later one survives a
@@ -120,7 +126,7 @@ impl Groups {
     /// # Errors
     /// `Io`.
     pub fn forget_to(&mut self, log: &Log, txid: Txid, durable: Option<Txid>) -> Result<()> {
-        let newest = self.sizes.last_key_value().map(|(&txid, _)| txid);
+        let newest = self.newest();
         let gone = |t: &Txid| *t <= txid && Some(*t) != newest && Some(*t) != durable;
         let gone: Vec<Txid> = self.sizes.range(..=txid).map(|(&t, _)| t).filter(gone).collect();
         for txid in gone {
@@ -243,7 +249,14 @@ impl Log {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn recorded(&self) -> Result<Option<Recorded>> {
-        let newest = self.txids()?.last().copied();
+        self.recorded_after(self.txids()?.last().copied())
+    }
+
+    /// The same, where the newest sealed group is known.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn recorded_after(&self, newest: Option<Txid>) -> Result<Option<Recorded>> {
         let base = self.bases()?.into_iter().max_by_key(|(position, _)| position.txid);
         match (newest, base) {
             (newest, Some((position, path))) if newest.is_none_or(|txid| txid <= position.txid) => {
@@ -254,8 +267,8 @@ impl Log {
         }
     }
 
-    /// Seals a group: `fill` writes the LTX file, in the place of `spare` if there is one, and answers its length. It
-    /// survives the death of the process; see `make_durable`.
+    /// Seals a group: `fill` writes the LTX file, in the place of `spare` if there is one, and answers its length, which
+    /// comes back. The file survives the death of the process; see `make_durable`.
     ///
     /// # Errors
     /// `Exists` when `txid` is sealed already; what `fill` answers; `Full`, `Io`.
@@ -265,13 +278,14 @@ impl Log {
         timestamp: Timestamp,
         spare: Option<Temp>,
         fill: impl FnOnce(&File) -> Result<u64>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let path = self.path_of(txid);
         let temp = spare.map_or_else(|| Temp::create(&path), Ok)?;
         let size = fill(temp.file())?;
         temp.file().set_len(size).map_err(|e| Error::io("cut", temp.path(), e))?;
         temp.set_modified(timestamp)?;
-        temp.publish_unsynced(&path).map(drop)
+        temp.publish_unsynced(&path)?;
+        Ok(size)
     }
 
     /// Makes a sealed group survive a loss of power.
@@ -404,7 +418,7 @@ mod tests {
         }
     }
 
-    fn seal(log: &Log, n: u64) -> Result<()> {
+    fn seal(log: &Log, n: u64) -> Result<u64> {
         let r = recorded(n);
         let header = Header {
             page_size: r.page_size,
@@ -445,7 +459,9 @@ mod tests {
     fn groups_are_forgotten_oldest_first_and_the_newest_stays() {
         let dir = Folder::new();
         let log = Log::open(&dir.path().join("db-replica")).unwrap();
-        (3..6).for_each(|n| seal(&log, n).unwrap());
+        for n in 3..6 {
+            seal(&log, n).unwrap();
+        }
         let txid = |n| Txid::new(n).unwrap();
         let mut groups = Groups::read(&log).unwrap();
         assert_eq!(groups.after(Some(txid(3))), [txid(4), txid(5)]);
