@@ -34,7 +34,9 @@ const UNREADABLE: Duration = Duration::from_millis(200);
 const BUSY_CYCLES_MAX: u32 = 20;
 /// Groups sealed in one cycle before the capture lock is given to another process.
 const GROUPS_MAX: u32 = 4;
-
+/// Rest after a group, in times of what it took, while programs without the extension commit in a rollback mode: each of
+/// our writes to disk makes one of theirs longer, and with it the time in which others find the database locked.
+const COLD_REST: u32 = 24;
 /// Longest rest after a group.
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -184,9 +186,9 @@ impl Engine {
             };
             self.busy = 0;
             db.noted.settle();
-            // At most half of the time is for us, and a fifth while programs without the extension make us compare
+            // At most half of the time is for us, and far less while programs without the extension make us compare
             // every page again and again: the longer a group takes, the more the next one collects.
-            let share = if db.phase() == Phase::Cold { 4 } else { 1 };
+            let share = if db.phase() == Phase::Cold { COLD_REST } else { 1 };
             let worked = Duration::from_millis(clock::monotonic_ms() - looked_ms);
             let pause = (worked * share).min(REST_MAX).max(db.settings.interval);
             db.state.set_next_at_ns(clock::machine_ns() + pause.as_nanos() as u64);
