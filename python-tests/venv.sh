@@ -16,6 +16,7 @@ need libsqlite3-dev test -e /usr/include/sqlite3.h
 need gcc command -v gcc
 need binutils command -v readelf
 need strace command -v strace
+need faketime command -v faketime
 need g++ command -v g++
 need npm command -v npm
 need make command -v make

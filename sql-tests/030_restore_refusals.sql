@@ -17,7 +17,7 @@ SELECT replica_restore('file://@DIR@/backup', '@DIR@/copy.db', '{"txid": 0}');
 SELECT replica_restore('file://@DIR@/backup', '@DIR@/copy.db', '{"timestamp": "2030-01-01T00:00:00Z"}');
 SELECT replica_restore('file://@DIR@/backup', '@DIR@/copy.db', '{"force": true}');
 SELECT replica_restore('file://@DIR@/backup', '@DIR@/copy.db', 'newest');
-SELECT replica_restore('s3://bucket/prefix', '@DIR@/copy.db');
+SELECT replica_restore('gs://bucket/prefix', '@DIR@/copy.db');
 SELECT replica_restore('@DIR@/backup', '@DIR@/copy.db');
 SELECT replica_restore(NULL, '@DIR@/copy.db');
 SELECT replica_restore('file://@DIR@/backup', '');

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod compact;
 pub mod config;
 pub mod database;
+pub mod doctor;
 pub mod error;
 pub mod extension;
 pub mod ffi;

@@ -216,6 +216,57 @@ impl fmt::Display for Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+impl Timestamp {
+    /// Reads RFC 3339 with any offset; what is finer than a millisecond is cut off.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        let (date, rest) = text.split_at_checked(10)?;
+        let time = rest.strip_prefix(['T', 't', ' '])?;
+        let zone_at = time.find(['Z', 'z', '+', '-'])?;
+        let (time, zone) = time.split_at(zone_at);
+        let minutes = match zone {
+            "Z" | "z" => 0,
+            _ => {
+                let [hours, minutes] = numbers(&zone[1..], ':', [2, 2])?;
+                let sign = if zone.starts_with('-') { -1 } else { 1 };
+                (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))?
+            }
+        };
+        let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+        if fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let ms: i64 = format!("{fraction:0<3}")[..3].parse().ok()?;
+        let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+        let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
+        let valid = (1..=12).contains(&month)
+            && (1..=31).contains(&day)
+            && hour < 24
+            && minute < 60
+            // A leap second is the last moment of its minute.
+            && second <= 60;
+        // Days since 1 March of year 0, as below.
+        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let day = 365 * year + year.div_euclid(4) - year.div_euclid(100)
+            + year.div_euclid(400)
+            + (153 * month + 2) / 5
+            + day
+            - 1;
+        let seconds = (day - 719_468) * 86_400 + hour * 3600 + (minute - minutes) * 60 + second.min(59);
+        valid.then_some(Timestamp(seconds * 1000 + ms))
+    }
+}
+
+/// Numbers of so many digits each, with a separator between them.
+fn numbers<const N: usize>(text: &str, separator: char, digits: [usize; N]) -> Option<[i64; N]> {
+    let mut found = [0; N];
+    let mut parts = text.split(separator);
+    for (number, digits) in found.iter_mut().zip(digits) {
+        let part = parts.next().filter(|part| part.len() == digits)?;
+        *number = part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())??;
+    }
+    parts.next().is_none().then_some(found)
+}
+
 /// RFC 3339 in UTC with milliseconds: `2026-11-21T06:47:00.093Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,14 +285,62 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// What tells one object of a store from a later one of the same name.
+/// What tells one object of a replica from a later one of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
-    pub device: u64,
-    pub inode: u64,
-    /// Change time; a file that was removed and made again has another.
-    pub changed_ns: i128,
-    pub modified_ns: i128,
+pub enum Identity {
+    File {
+        device: u64,
+        inode: u64,
+        /// Change time; a file that was removed and made again has another.
+        changed_ns: i128,
+        modified_ns: i128,
+    },
+    Stored {
+        etag: Etag,
+        /// By the store's clock, in whole seconds; the answer to a put does not tell it.
+        modified: Option<Timestamp>,
+    },
+}
+
+impl Identity {
+    fn same(&self, other: &Identity) -> bool {
+        match (self, other) {
+            (Identity::Stored { etag, modified }, Identity::Stored { etag: theirs, modified: then }) => {
+                etag == theirs && (modified == then || modified.is_none() || then.is_none())
+            }
+            _ => self == other,
+        }
+    }
+}
+
+/// The entity tag of an object, as the store writes it, quotes included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Etag {
+    bytes: [u8; Etag::BYTES_MAX],
+    len: u8,
+}
+
+impl Etag {
+    /// More than any store is known to use.
+    pub const BYTES_MAX: usize = 80;
+
+    /// `None` for one that is empty, too long, or no visible ASCII.
+    pub fn new(text: &str) -> Option<Etag> {
+        let valid = (1..=Etag::BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let mut bytes = [0; Etag::BYTES_MAX];
+        bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        valid.then_some(Etag { bytes, len: text.len() as u8 })
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("BUG: an ETag is ASCII")
+    }
+}
+
+impl fmt::Debug for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// An LTX file as a replica lists it.
@@ -258,14 +357,53 @@ pub struct FileInfo {
 impl FileInfo {
     /// Whether this is still the very object of an earlier look, and not one made anew with its name.
     pub fn same_object(&self, other: &FileInfo) -> bool {
-        (self.level, self.range, self.size, self.identity)
-            == (other.level, other.range, other.size, other.identity)
+        (self.level, self.range, self.size) == (other.level, other.range, other.size)
+            && self.identity.same(&other.identity)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timestamp_is_read_as_it_is_written_and_with_any_offset() {
+        for ms in [0, 1_795_243_592_377, 951_782_400_000, -1, 253_402_300_799_999] {
+            assert_eq!(Timestamp::parse(&Timestamp(ms).to_string()), Some(Timestamp(ms)), "{ms}");
+        }
+        for (text, same) in [
+            ("2026-11-21T06:58:22.61Z", "2026-11-21T06:58:22.610Z"),
+            ("2026-11-21T06:58:22.123456789Z", "2026-11-21T06:58:22.123Z"),
+            ("2026-11-21t06:58:22+05:30", "2026-11-21T01:28:22.000Z"),
+            ("2026-11-21 23:30:00-01:00", "2026-11-22T00:30:00.000Z"),
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.000Z"),
+        ] {
+            assert_eq!(Timestamp::parse(text).unwrap().to_string(), same);
+        }
+        for text in [
+            "",
+            "2026-11-21",
+            "2026-11-21T06:58Z",
+            "2026-13-01T00:00:00Z",
+            "2026-11-21T06:58:22",
+            "2026-11-21T06:58:22.Z",
+            "+026-11-21T06:58:22Z",
+        ] {
+            assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn stored_object_is_the_same_by_etag_and_by_time_where_it_is_known() {
+        let stored = |etag, at: Option<i64>| Identity::Stored {
+            etag: Etag::new(etag).unwrap(),
+            modified: at.map(Timestamp),
+        };
+        assert!(stored("\"a\"", Some(5)).same(&stored("\"a\"", None)));
+        assert!(!stored("\"a\"", Some(5)).same(&stored("\"a\"", Some(6))), "made anew with the same bytes");
+        assert!(!stored("\"a\"", None).same(&stored("\"b\"", None)));
+        assert_eq!((Etag::new(""), Etag::new("a b"), Etag::new(&"x".repeat(81))), (None, None, None));
+    }
 
     #[test]
     fn page_size_takes_powers_of_two_from_512_to_65536() {

@@ -200,7 +200,7 @@ mod tests {
             range: TxidRange::new(Txid::new(min).unwrap(), Txid::new(max).unwrap()).unwrap(),
             size: 1,
             created_at: Timestamp(0),
-            identity: Identity { device: 0, inode: 0, changed_ns: 0, modified_ns: 0 },
+            identity: Identity::File { device: 0, inode: 0, changed_ns: 0, modified_ns: 0 },
         }
     }
 

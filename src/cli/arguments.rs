@@ -13,6 +13,7 @@ pub enum Arguments {
     Help,
     Version,
     List { url: String, json: bool },
+    Doctor { url: String, json: bool },
     Restore { url: String, path: PathBuf, target: Target, json: bool },
 }
 
@@ -36,12 +37,15 @@ pub fn parse(words: Vec<OsString>) -> Result<Arguments, Usage> {
             let target = rest.txid.map_or(Target::Newest, Target::Txid);
             Ok(Arguments::Restore { url: text(url)?, path: path.into(), target, json: rest.json })
         }
-        Some("list") if rest.txid.is_some() => Err(Usage("list takes no --txid".to_owned())),
-        Some("list") => {
-            let [url] = operands("list", ["URL"], rest.operands)?;
-            Ok(Arguments::List { url: text(url)?, json: rest.json })
+        Some(verb @ ("list" | "doctor")) if rest.txid.is_some() => {
+            Err(Usage(format!("{verb} takes no --txid")))
         }
-        _ => Err(Usage(format!("unknown command {verb:?}; there are restore and list"))),
+        Some(verb @ ("list" | "doctor")) => {
+            let [url] = operands(verb, ["URL"], rest.operands)?;
+            let (url, json) = (text(url)?, rest.json);
+            Ok(if verb == "list" { Arguments::List { url, json } } else { Arguments::Doctor { url, json } })
+        }
+        _ => Err(Usage(format!("unknown command {verb:?}; there are restore, list and doctor"))),
     }
 }
 
@@ -142,6 +146,8 @@ mod tests {
             ("follow x", "unknown command \"follow\""),
             ("restore file:///r", "restore takes URL PATH, found 1 words"),
             ("list a b", "list takes URL, found 2 words"),
+            ("doctor", "doctor takes URL, found 0 words"),
+            ("doctor --txid 1 a", "doctor takes no --txid"),
             ("list --all a", "unknown option \"--all\""),
             ("list --json=yes a", "unknown option \"--json=yes\""),
             ("restore a b --txid", "\"\" is no txid"),

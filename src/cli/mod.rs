@@ -3,11 +3,12 @@
 //! Exit codes: 0 done, 1 failed (the reason on stderr), 2 the command was not understood.
 
 mod arguments;
+mod doctor;
 mod list;
 
 use crate::catalog::Target;
+use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::replica::FileReplica;
 use crate::restore::{Options, Restored, restore};
 use arguments::{Arguments, Usage};
 use serde_json::json;
@@ -21,12 +22,14 @@ Restores SQLite databases from replicas of LTX files.
 Usage:
   sqlitereplicate restore [--txid TXID] [--json] URL PATH
   sqlitereplicate list [--json] URL
+  sqlitereplicate doctor [--json] URL
   sqlitereplicate --help | --version
 
 restore   write the database to PATH, which must not exist: the newest state, or that after TXID
 list      show every file of the replica
+doctor    examine its store: what it honours, also in a race, and how fast it is; exit code 1 if it is not safe
 
-URL is file:///absolute/folder. TXID is a number, or exactly 16 hex digits.
+URL is file:///absolute/folder, or s3://bucket/prefix with what the standard AWS_* variables and files\nsay, and more behind a question mark: ?endpoint=http://127.0.0.1:9000&region=eu-west-1. TXID is a number, or exactly 16 hex digits.
 --json prints one JSON value. Exit codes: 0 done, 1 failed, 2 usage.
 ";
 
@@ -42,7 +45,10 @@ fn run(words: Vec<OsString>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             let _ = writeln!(err, "sqlitereplicate: {reason}\nTry: sqlitereplicate --help");
             return 2;
         }
-        Ok(arguments) => perform(&arguments).and_then(|text| print(out, &text)),
+        Ok(arguments) => perform(&arguments).and_then(|answer| {
+            print(out, &answer.text)?;
+            answer.failure.map_or(Ok(()), Err)
+        }),
     };
     match done {
         Ok(()) => 0,
@@ -53,18 +59,35 @@ fn run(words: Vec<OsString>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     }
 }
 
-/// Does what was asked and returns what to print.
-fn perform(arguments: &Arguments) -> Result<String> {
+/// What to print, and why it is a failure all the same.
+struct Answer {
+    text: String,
+    failure: Option<Error>,
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Answer {
+        Answer { text, failure: None }
+    }
+}
+
+/// Does what was asked.
+fn perform(arguments: &Arguments) -> Result<Answer> {
     match arguments {
-        Arguments::Help => Ok(HELP.to_owned()),
-        Arguments::Version => Ok(format!("sqlitereplicate {}\n", env!("CARGO_PKG_VERSION"))),
-        Arguments::List { url, json } => list::list(&FileReplica::open(url)?, *json),
-        Arguments::Restore { url, path, target, json } => restore_to(url, path, *target, *json),
+        Arguments::Help => Ok(HELP.to_owned().into()),
+        Arguments::Version => Ok(format!("sqlitereplicate {}\n", env!("CARGO_PKG_VERSION")).into()),
+        Arguments::List { url, json } => {
+            list::list(&*Config::from_environment().replica(url)?, *json).map(Answer::from)
+        }
+        Arguments::Doctor { url, json } => doctor::doctor(url, *json),
+        Arguments::Restore { url, path, target, json } => {
+            restore_to(url, path, *target, *json).map(Answer::from)
+        }
     }
 }
 
 fn restore_to(url: &str, path: &Path, target: Target, json: bool) -> Result<String> {
-    let restored = restore(&FileReplica::open(url)?, target, path, Options::default())?;
+    let restored = restore(&*Config::from_environment().replica(url)?, target, path, Options::default())?;
     let Restored { position, page_size, page_count, .. } = restored;
     if json {
         let value = json!({
@@ -109,6 +132,7 @@ fn print(out: &mut dyn Write, text: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::ltx::sample::{file, header};
+    use crate::replica::FileReplica;
     use crate::replica::{Client, layout};
     use crate::testing::Folder;
     use crate::types::Level;
@@ -191,6 +215,6 @@ mod tests {
         assert!(err.contains("cannot find the replica folder /nonexistent/replica"), "{err}");
         let (code, _, err) = call(&["list", "ftp://x/y"]);
         assert_eq!(code, 1);
-        assert!(err.contains("scheme \"ftp\" is not supported"), "{err}");
+        assert!(err.contains("has scheme \"ftp\", which is not supported"), "{err}");
     }
 }

@@ -15,8 +15,10 @@
 //!
 //! Only this room reads the environment.
 
+mod aws;
 mod claims;
 mod file;
+mod named;
 mod rules;
 mod setting;
 mod settings;
@@ -35,10 +37,12 @@ pub use self::rules::real_path;
 pub use self::settings::{Durability, IfMissing, Settings};
 pub use self::url::ReplicaUrl;
 
+use self::aws::Aws;
 use self::claims::Claims;
 use self::rules::{Layer, Rule};
 use self::setting::Value;
 use crate::error::{Error, Result};
+use crate::replica::Client;
 
 /// Prefix of the environment variables that are ours.
 const PREFIX: &str = "SQLITEREPLICATE_";
@@ -79,6 +83,8 @@ pub struct Config {
     /// Guards what `replica_configure` said, by real path.
     configured: Mutex<HashMap<PathBuf, Layer>>,
     claims: Claims,
+    /// The standard variables of a store.
+    aws: Aws,
 }
 
 /// What the environment says, apart from the file it names.
@@ -108,10 +114,12 @@ impl Config {
             environment: Environment::default(),
             configured: Mutex::default(),
             claims: Claims::default(),
+            aws: Aws::default(),
         };
         let mut variables: Vec<_> = variables.collect();
         variables.sort();
         for (name, value) in variables {
+            config.aws.take(&name, &value);
             if let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX))
                 && let Err(error) = config.take_variable(rest, value.as_bytes())
             {
@@ -226,6 +234,23 @@ impl Config {
                 Ok(Decision::Replicate(Box::new(Settings::new(&path, &layer, from_environment)?)))
             }
         }
+    }
+
+    /// The replica that a URL names by itself, with the store's parameters behind a question mark if need be. Touches
+    /// nothing yet.
+    ///
+    /// # Errors
+    /// `Invalid` with the URL and what is allowed.
+    pub fn replica(&self, url: &str) -> Result<Box<dyn Client>> {
+        named::replica(url, &self.aws)
+    }
+
+    /// An empty place of its own beside the files of the replica that a URL names; see [`named::beside`].
+    ///
+    /// # Errors
+    /// As [`Config::replica`]; those of making a folder.
+    pub fn beside_replica(&self, url: &str, name: &str) -> Result<(Box<dyn Client>, Option<PathBuf>)> {
+        named::beside(url, name, &self.aws)
     }
 
     /// The error for [`Decision::Unconfigured`]: what was opened and every way to say where it goes.

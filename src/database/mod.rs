@@ -27,3 +27,4 @@ pub use live::{beside, is_hot};
 pub use prepare::Opening;
 pub use runtime::{ReadOnlyOpen, Runtime, flush};
 pub use shm_wal::ShmWal;
+pub use worker::examine;

@@ -13,9 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::followed::Database;
-use crate::error::{Error, Result};
+use crate::clock;
+use crate::config::Config;
+use crate::doctor::{self, Finding};
+use crate::error::{Error, Kind, Result};
 use crate::ffi::os;
 use crate::lock::{Condvar, Mutex};
+use crate::types::Level;
 
 /// One slow replica must not hold up the others, and a thousand databases must not mean a thousand threads.
 const THREADS: usize = 2;
@@ -137,4 +141,21 @@ impl Worker {
             }
         }
     }
+}
+/// Examines the store behind a replica's URL, with threads of this room, in a place of its own that is gone afterwards.
+///
+/// # Errors
+/// `Invalid` for the URL; when the store cannot be asked at all.
+pub fn examine(config: &Config, url: &str) -> Result<Vec<Finding>> {
+    // What is not there yet must not come to be by an examination.
+    config.replica(url)?.list(Level::CAPTURED)?;
+    let name = format!("probe-{:x}-{:x}", std::process::id(), clock::machine_ns());
+    let (client, folder) = config.beside_replica(url, &name)?;
+    let findings = doctor::examine(&*client, &|count, task| {
+        os::in_parallel(count, task).map_err(|e| Error::new(Kind::Io, format!("cannot start a thread: {e}")))
+    });
+    if let Some(folder) = folder {
+        std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
+    }
+    findings
 }

@@ -159,6 +159,22 @@ pub fn spawn_quiet(name: &str, nice: u8, body: impl FnOnce() + Send + 'static) -
     spawned
 }
 
+/// Runs `task` with each number below `count` at the same time, each on a thread that takes none of the process's signals,
+/// and waits for all.
+///
+/// # Errors
+/// As `std::thread::Builder::spawn`; then some have not run.
+pub fn in_parallel(count: usize, task: &(dyn Fn(usize) + Sync)) -> io::Result<()> {
+    let before = block_signals()?;
+    thread::scope(|scope| {
+        let spawn = |n| thread::Builder::new().spawn_scoped(scope, move || task(n));
+        let spawned: io::Result<Vec<_>> = (0..count).map(spawn).collect();
+        // SAFETY: pthread_sigmask(3) with the mask it gave us.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+        spawned.map(drop)
+    })
+}
+
 /// Blocks every signal on this thread, except those that its own faults raise: blocked, they would end the
 /// process without the host's crash handler. Returns the mask before.
 fn block_signals() -> io::Result<libc::sigset_t> {

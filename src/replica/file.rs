@@ -208,7 +208,7 @@ fn info(level: Level, range: TxidRange, metadata: &Metadata) -> FileInfo {
         range,
         size: metadata.len(),
         created_at: Timestamp(modified_ns.div_euclid(NS_PER_MS) as i64),
-        identity: Identity {
+        identity: Identity::File {
             device: metadata.dev(),
             inode: metadata.ino(),
             changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),

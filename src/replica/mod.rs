@@ -5,6 +5,8 @@ pub mod client;
 mod conformance;
 pub mod file;
 pub mod layout;
+pub mod s3;
 
 pub use client::{Client, ReadSeek, list_all, open_decoder};
 pub use file::FileReplica;
+pub use s3::S3Replica;

@@ -24,5 +24,6 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
     register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;
+    register_table(connection, "replica_doctor", &tables::DOCTOR, &["url"], DirectOnly, tables::doctor)?;
     register_table(connection, "replica_files", &tables::FILES, &["url"], DirectOnly, tables::files)
 }

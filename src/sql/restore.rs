@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::arguments;
 use crate::catalog::Target;
+use crate::database::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::sql::{Call, Value};
-use crate::replica::FileReplica;
+use crate::replica::Client;
 use crate::restore;
 use crate::staging::seed::{self, Seed};
 
@@ -28,14 +29,14 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
         None | Some(Value::Null) => Options::default(),
         Some(value) => parse(arguments::text(value, "options")?)?,
     };
-    let replica = FileReplica::open(url)?;
+    let replica = Runtime::get().config.replica(url)?;
     if options.go_on {
         seed::folder(&crate::config::real_path(Path::new(path)))?;
     }
     let target = options.txid.map_or(Target::Newest, Target::Txid);
     let wanted = restore::Options { page_checksums: options.go_on };
-    let restored = match restore::restore(&replica, target, Path::new(path), wanted) {
-        Err(error) if options.if_replica_exists && error.kind() == Kind::NotFound && is_empty(&replica) => {
+    let restored = match restore::restore(&*replica, target, Path::new(path), wanted) {
+        Err(error) if options.if_replica_exists && error.kind() == Kind::NotFound && is_empty(&*replica) => {
             return Ok(Value::Null);
         }
         other => other?,
@@ -53,7 +54,7 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
     Ok(Value::Integer(restored.position.txid.get() as i64))
 }
 
-fn is_empty(replica: &FileReplica) -> bool {
+fn is_empty(replica: &dyn Client) -> bool {
     crate::replica::list_all(replica).map_or_else(|e| e.kind() == Kind::NotFound, |files| files.is_empty())
 }
 

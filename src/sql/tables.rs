@@ -1,10 +1,10 @@
 //! The tables: one row a replica of what is open, one row a file of a replica.
 
 use super::arguments;
-use crate::database::{Connected, ReadOnlyOpen, ReplicaStatus, Runtime};
+use crate::database::{Connected, ReadOnlyOpen, ReplicaStatus, Runtime, examine};
 use crate::error::{Error, Result};
 use crate::ffi::sql::{Connection, Value};
-use crate::replica::{FileReplica, list_all};
+use crate::replica::list_all;
 use crate::types::Txid;
 use crate::upload::header_of;
 
@@ -30,6 +30,8 @@ pub const STATUS: [&str; 17] = [
 
 pub const FILES: [&str; 9] =
     ["level", "min_txid", "max_txid", "size", "created_at", "page_size", "page_count", "pre", "post"];
+
+pub const DOCTOR: [&str; 3] = ["capability", "verdict", "detail"];
 
 /// `replica_status`: the databases of this connection first, with their schema; then the others of the process.
 pub fn status(connection: &Connection<'_>, _: &[Value]) -> Result<Vec<Vec<Value>>> {
@@ -83,18 +85,11 @@ fn read_only_row(schema: Option<&str>, path: &str, replica: &str) -> Vec<Value> 
 
 /// `replica_files(url)`: every LTX file of a replica, level 0 first.
 pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
-    let url = match given.first() {
-        Some(value) if *value != Value::Null => arguments::text(value, "url")?,
-        _ => {
-            return Err(Error::invalid(
-                "replica_files needs the URL of a replica: replica_files('file:///folder')",
-            ));
-        }
-    };
-    let replica = FileReplica::open(url)?;
+    let url = url_of(given, "replica_files")?;
+    let replica = Runtime::get().config.replica(url)?;
     let row = |file: crate::types::FileInfo| {
         // A file that is damaged is listed all the same; what its header would say is NULL.
-        let header = header_of(&replica, &file).ok();
+        let header = header_of(&*replica, &file).ok();
         let proof = header.and_then(|h| h.proof);
         vec![
             Value::Integer(i64::from(file.level.get())),
@@ -108,7 +103,22 @@ pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
             proof.map(|p| p.post.to_string()).into(),
         ]
     };
-    Ok(list_all(&replica)?.into_iter().map(row).collect())
+    Ok(list_all(&*replica)?.into_iter().map(row).collect())
+}
+
+/// `replica_doctor(url)`: what the store of a replica honours, also in a race, and how fast it is.
+pub fn doctor(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
+    let url = url_of(given, "replica_doctor")?;
+    let row = |f: crate::doctor::Finding| vec![f.check.into(), f.verdict.name().into(), f.detail.into()];
+    Ok(examine(&Runtime::get().config, url)?.into_iter().map(row).collect())
+}
+
+/// The one argument of a table.
+fn url_of<'a>(given: &'a [Value], table: &str) -> Result<&'a str> {
+    match given.first() {
+        Some(value) if *value != Value::Null => arguments::text(value, "url"),
+        _ => Err(Error::invalid(format!("{table} needs the URL of a replica: {table}('file:///folder')"))),
+    }
 }
 
 fn number(txid: Txid) -> i64 {

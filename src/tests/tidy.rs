@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["types", "error", "status", "clock", "lock", "fs"],
     &["sqlite", "ltx"],
     &["staging", "replica", "catalog"],
-    &["capture", "upload", "compact", "restore"],
+    &["capture", "upload", "compact", "restore", "doctor"],
     &["config", "database"],
     &["vfs", "sql", "cli"],
     &["extension"],
@@ -43,7 +43,7 @@ struct Power {
     owners: &'static [&'static str],
 }
 
-const POWERS: [Power; 7] = [
+const POWERS: [Power; 8] = [
     Power {
         name: "unsafe code",
         words: &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code)"],
@@ -58,6 +58,11 @@ const POWERS: [Power; 7] = [
         name: "the environment",
         words: &["env::var", "env::set_var", "env::remove_var", "env::current_dir", "env::temp_dir"],
         owners: &["config/"],
+    },
+    Power {
+        name: "sockets",
+        words: &["ureq::", "TcpStream", "TcpListener", "UdpSocket", "UnixStream"],
+        owners: &["replica/s3/"],
     },
     Power { name: "arguments", words: &["env::args"], owners: &["cli/", "bin/"] },
     Power { name: "the wall clock", words: &["SystemTime::now", "CLOCK_REALTIME"], owners: &["clock.rs"] },

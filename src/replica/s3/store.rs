@@ -1,0 +1,264 @@
+//! One bucket of a store: puts, gets, listings and deletes of objects by key, each signed, each tried once.
+//!
+//! What a refusal means is decided here, with what a person can do about it. Every request carries its length and the
+//! hash of its body, and none asks to be continued: every store that was tried accepts that.
+
+use std::fmt;
+
+use super::answer::{self, Fault, Listed};
+use super::credentials::Credentials;
+use super::endpoint::Endpoint;
+use super::http::{Answer, Http};
+use super::sign::{self, Request, sha256};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+
+/// Pages of one listing, 1,000 objects each.
+const PAGES_MAX: u32 = 100_000;
+
+#[derive(Debug)]
+pub struct Store {
+    pub bucket: String,
+    pub endpoint: Endpoint,
+    pub region: String,
+    pub http: Http,
+    pub credentials: Credentials,
+}
+
+/// One request to be made.
+struct Call<'a> {
+    method: &'static str,
+    key: &'a str,
+    query: &'a [(&'a str, &'a str)],
+    headers: Vec<(&'static str, String)>,
+    body: &'a [u8],
+}
+
+/// What an object was created with.
+pub struct Put<'a> {
+    pub key: &'a str,
+    pub body: &'a [u8],
+    /// Conditions, metadata, encryption, storage class.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Store {
+    /// Puts an object and answers what the store says of it.
+    ///
+    /// # Errors
+    /// `Exists` when a condition does not hold; `Busy` to be tried later; `Io` when no answer came.
+    pub fn put(&self, put: Put<'_>) -> Result<Answer> {
+        self.call(&Call { method: "PUT", key: put.key, query: &[], headers: put.headers, body: put.body })
+    }
+
+    /// The bytes from `offset` on, of exactly the object with this ETag.
+    ///
+    /// # Errors
+    /// `NotFound` when the key is free, `Exists` when it holds another object.
+    pub fn get(&self, key: &str, etag: &str, offset: u64) -> Result<Answer> {
+        let headers = vec![("if-match", etag.to_owned()), ("range", format!("bytes={offset}-"))];
+        self.call(&Call { method: "GET", key, query: &[], headers, body: &[] })
+    }
+
+    /// What the store says of an object; `None` when the key is free.
+    ///
+    /// # Errors
+    /// As the store refuses.
+    pub fn head(&self, key: &str) -> Result<Option<Answer>> {
+        match self.call(&Call { method: "HEAD", key, query: &[], headers: vec![], body: &[] }) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Deletes exactly the object with this ETag.
+    ///
+    /// # Errors
+    /// `NotFound` or `Exists` when the key is free, by the store's taste; `Exists` when it holds another object.
+    pub fn delete(&self, key: &str, etag: &str) -> Result<()> {
+        let headers = vec![("if-match", etag.to_owned())];
+        self.call(&Call { method: "DELETE", key, query: &[], headers, body: &[] }).map(drop)
+    }
+
+    /// Every object whose key begins so, in the store's order.
+    ///
+    /// # Errors
+    /// `NotFound` for a missing bucket; `Corrupt` for what is no listing.
+    pub fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let mut objects = Vec::new();
+        let mut next: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let mut query = vec![("list-type", "2"), ("prefix", prefix)];
+            query.extend(next.as_deref().map(|token| ("continuation-token", token)));
+            let call = Call { method: "GET", key: "", query: &query, headers: vec![], body: &[] };
+            let page = answer::listing(&self.call(&call)?.text()?)?;
+            objects.extend(page.objects);
+            next = page.next;
+            if next.is_none() {
+                return Ok(objects);
+            }
+        }
+        Err(Error::new(Kind::Io, format!("{self}/{prefix} has more than {PAGES_MAX} pages of objects")))
+    }
+
+    /// Begins an object in parts; answers the upload's name.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn begin_parts(&self, key: &str, headers: Vec<(&'static str, String)>) -> Result<String> {
+        let call = Call { method: "POST", key, query: &[("uploads", "")], headers, body: &[] };
+        let text = self.call(&call)?.text()?;
+        answer::element(&text, "UploadId")
+            .ok_or_else(|| Error::corrupt(format!("{self}/{key}: the store names no upload")))
+    }
+
+    /// Puts one part, numbered from 1; answers its ETag.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn put_part(&self, key: &str, upload: &str, number: u32, body: &[u8]) -> Result<String> {
+        let number = number.to_string();
+        let query = [("partNumber", number.as_str()), ("uploadId", upload)];
+        let answer = self.call(&Call { method: "PUT", key, query: &query, headers: vec![], body })?;
+        let etag = answer.header("etag").map(str::to_owned);
+        etag.ok_or_else(|| Error::corrupt(format!("{self}/{key}: the store names no ETag for a part")))
+    }
+
+    /// Makes the object of its parts; answers its ETag.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn finish_parts(
+        &self,
+        key: &str,
+        upload: &str,
+        etags: &[String],
+        headers: Vec<(&'static str, String)>,
+    ) -> Result<String> {
+        let mut xml = String::from("<CompleteMultipartUpload>");
+        for (number, etag) in (1..).zip(etags) {
+            let etag = quick_xml::escape::escape(etag);
+            xml.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
+        }
+        xml.push_str("</CompleteMultipartUpload>");
+        let query = [("uploadId", upload)];
+        let call = Call { method: "POST", key, query: &query, headers, body: xml.as_bytes() };
+        // A store that keeps the connection alive while it works has said 200 before it knew.
+        let text = self.call(&call)?.text()?;
+        answer::element(&text, "ETag").ok_or_else(|| self.refusal(&call, 200, &answer::fault(&text), None))
+    }
+
+    /// Gives up an object in parts.
+    ///
+    /// # Errors
+    /// As the store refuses; its parts then wait for the bucket's own cleaning.
+    pub fn abort_parts(&self, key: &str, upload: &str) -> Result<()> {
+        let query = [("uploadId", upload)];
+        self.call(&Call { method: "DELETE", key, query: &query, headers: vec![], body: &[] }).map(drop)
+    }
+
+    fn call(&self, call: &Call<'_>) -> Result<Answer> {
+        let keys = self.credentials.keys(&self.http)?;
+        let path = self.endpoint.path(call.key);
+        let (host, body_sha256) = (self.endpoint.host(), &sha256(call.body));
+        let request = Request {
+            method: call.method,
+            host,
+            path: &path,
+            query: call.query,
+            headers: &call.headers,
+            body_sha256,
+        };
+        let mut headers = call.headers.clone();
+        headers.extend(sign::sign(&request, &keys, &self.region, clock::now()));
+        let url = self.endpoint.url(&path, &sign::query(call.query));
+        let answer = self.http.send(call.method, &url, &headers, call.body)?;
+        if (200..300).contains(&answer.status) {
+            return Ok(answer);
+        }
+        let status = answer.status;
+        let hints = Hints {
+            region: answer.header("x-amz-bucket-region").map(str::to_owned),
+            date: answer.header("date").map(str::to_owned),
+        };
+        // What cannot be read says no more than its status.
+        let fault = answer::fault(&answer.text().unwrap_or_default());
+        Err(self.refusal(call, status, &fault, Some(&hints)))
+    }
+
+    fn refusal(&self, call: &Call<'_>, status: u16, fault: &Fault, hints: Option<&Hints>) -> Error {
+        let region = hints.and_then(|hints| hints.region.as_deref()).filter(|region| *region != self.region);
+        let (kind, why) = match (status, fault.code.as_str()) {
+            (_, "NoSuchBucket") => {
+                (Kind::NotFound, format!("there is no bucket {} at {}", self.bucket, self.endpoint.host()))
+            }
+            (404, _) => (Kind::NotFound, "there is no such object".into()),
+            (412, _) => (Kind::Exists, "the name holds another object".into()),
+            (301 | 307 | 400 | 403, _) if region.is_some() => {
+                let region = region.unwrap_or_default();
+                (Kind::Invalid, format!("the bucket is in region {region}: set replica_region or AWS_REGION"))
+            }
+            (
+                _,
+                "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException",
+            ) => (
+                Kind::Invalid,
+                format!("{}; region {} is wrong: set replica_region", fault.message, self.region),
+            ),
+            (_, "InvalidAccessKeyId") => {
+                (Kind::Invalid, "the store does not know this access key: check the credentials".into())
+            }
+            (_, "SignatureDoesNotMatch") => {
+                (Kind::Invalid, "the secret key is wrong, or something on the way changes requests".into())
+            }
+            (_, "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
+                self.credentials.refused();
+                (Kind::Invalid, "the session token has ended: renew the credentials".into())
+            }
+            (_, "RequestTimeTooSkewed") => {
+                let theirs = hints.and_then(|hints| hints.date.as_deref()).unwrap_or("another time");
+                let ours = clock::now();
+                (
+                    Kind::Invalid,
+                    format!("this machine's clock says {ours}, the store's {theirs}: set it right"),
+                )
+            }
+            (403, _) => (Kind::Invalid, format!("not allowed: {}", said(status, fault))),
+            (409 | 429 | 500.., _) | (_, "SlowDown" | "RequestTimeout" | "InternalError") => {
+                (Kind::Busy, format!("try again later: {}", said(status, fault)))
+            }
+            _ => (Kind::Io, said(status, fault)),
+        };
+        Error::new(kind, format!("cannot {} {self}/{}: {why}", verb(call), call.key))
+    }
+}
+
+/// What a refusal says beside its body.
+struct Hints {
+    region: Option<String>,
+    date: Option<String>,
+}
+
+fn verb(call: &Call<'_>) -> &'static str {
+    match call.method {
+        "GET" if call.key.is_empty() => "list",
+        "GET" => "read",
+        "HEAD" => "look at",
+        "DELETE" => "delete",
+        _ => "write",
+    }
+}
+
+fn said(status: u16, fault: &Fault) -> String {
+    if fault.code.is_empty() {
+        return format!("the store answers {status}");
+    }
+    format!("{} ({status} {})", fault.message, fault.code)
+}
+
+/// `s3://bucket`.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}", self.bucket)
+    }
+}
