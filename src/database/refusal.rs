@@ -1,0 +1,44 @@
+//! Why an open is refused, in the words that the application reads: the file, what was found, and every way out.
+
+use super::at_open::{Findings, Refusal};
+use super::prepare::Prepared;
+use crate::error::Error;
+use crate::replica::Client;
+
+impl Prepared {
+    pub(super) fn refusal(&self, why: Refusal, findings: &Findings) -> Error {
+        let path = self.settings.database.display();
+        let url = self.home.url();
+        let head = self.head.as_ref().map(|h| h.txid().to_string()).unwrap_or_default();
+        Error::invalid(match why {
+            Refusal::Missing if findings.head.is_none() => format!(
+                "{path} is missing or empty, but its local log {} holds groups that were never sent to {url}: set \
+                 replica_if_missing=restore to send them and rebuild the database, or remove the log to begin anew",
+                self.log.folder().display()
+            ),
+            Refusal::Missing => format!(
+                "{path} is missing or empty, but {url} has history up to txid {head}: set replica_if_missing to \
+                 restore (rebuild the database from the replica), continue (the new database becomes the next \
+                 txid) or refuse (this answer)"
+            ),
+            Refusal::MissingUnsent => format!(
+                "{path} is missing or empty, and its local log {} holds groups that were never sent: \
+                 replica_if_missing=continue would drop them; use restore",
+                self.log.folder().display()
+            ),
+            Refusal::Behind => format!(
+                "{path} is an earlier state of {url}, which goes on to txid {head}: rolling forward is not built \
+                 yet; restore into a new file instead, or move this file away and set replica_if_missing=restore"
+            ),
+            Refusal::Lost => format!(
+                "the machine went down, and {path} lost commits that {url} has, up to txid {head}: rolling forward \
+                 is not built yet; move the file away and set replica_if_missing=restore to have them back"
+            ),
+            Refusal::Unrelated => format!(
+                "{url} ends at txid {head} in a state that {path} was never in: it is the replica of another \
+                 database, or this file is a copy without its local log; choose an empty replica, or restore from \
+                 this one"
+            ),
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! Carries out what was decided at an open: brings file and log to where the verdict says the history stands.
+
+use super::at_open::{Base, Verdict};
+use super::prepare::Prepared;
+use crate::capture::{Phase, group};
+use crate::catalog::Target;
+use crate::error::{Error, Result};
+use crate::fs::FileStat;
+use crate::replica::Client;
+use crate::restore;
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::{Recorded, Sealed};
+use crate::staging::noted::NotedSet;
+use crate::staging::state::State;
+use crate::types::{Checksum, Pgno, Position};
+use crate::upload::{Head, Uploader};
+
+impl Prepared {
+    /// Puts the database there, before its file is opened.
+    pub(super) fn restore(&mut self, unsent: &[Sealed]) -> Result<()> {
+        let path = &self.settings.database;
+        let mut uploader = Uploader::new(Box::new(self.home.clone()), self.head.as_ref().map(|h| h.file));
+        for sealed in unsent.iter().filter(|s| self.head.as_ref().is_none_or(|h| s.txid > h.txid())) {
+            uploader.put(&self.log, sealed)?;
+        }
+        uploader.make_durable()?;
+        if FileStat::of(path).is_ok_and(|s| s.size == 0) {
+            std::fs::remove_file(path).map_err(|e| Error::io("remove the empty", path, e))?;
+        }
+        let options = restore::Options { page_checksums: true };
+        self.restored = Some(
+            restore::restore(&self.home, Target::Newest, path, options)
+                .map_err(|e| e.while_doing("replica_if_missing=restore"))?,
+        );
+        self.head = Head::of(&self.home)?;
+        self.looked_at = FileStat::of(path).ok();
+        Ok(())
+    }
+
+    /// Brings the log to where the verdict says the history stands.
+    pub(super) fn apply(
+        &mut self,
+        verdict: Verdict,
+        state: &State,
+        noted: &NotedSet,
+        checksums: &mut PageChecksums,
+    ) -> Result<(Phase, Option<String>, Option<String>)> {
+        let head = self.head.as_ref().map(Head::txid);
+        let url = self.home.url().to_owned();
+        match verdict {
+            Verdict::Start | Verdict::StartOver => {
+                let event = self.log.recorded()?.map(|old| {
+                    format!(
+                        "{url} holds nothing; the history starts over at txid 1 (it stood at {})",
+                        old.position
+                    )
+                });
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                if verdict == Verdict::StartOver {
+                    noted.note_all();
+                }
+                Ok((if verdict == Verdict::StartOver { Phase::Cold } else { Phase::Live }, event, None))
+            }
+            Verdict::GoOn(trust) => {
+                state.set_acknowledged(0, head);
+                let recorded = self.log.recorded()?.expect("BUG: going on from no position");
+                let base = group::reapply(&self.log, checksums, &recorded)?;
+                let event = match trust {
+                    Base::Holds => None,
+                    Base::Changed => Some("the database was changed while the extension was not there"),
+                    Base::Crashed => Some("the machine went down; the database is as recorded"),
+                    Base::Doubt => Some(
+                        "the machine went down, and the database is in a state that was not recorded: this state \
+                         goes on; what the replica had beyond it stays in its history",
+                    ),
+                };
+                let cold = trust != Base::Holds || !base;
+                if cold {
+                    noted.note_all();
+                }
+                let event = event.map(|e| format!("{e}; comparing every page"));
+                Ok((if cold { Phase::Cold } else { Phase::Live }, event, None))
+            }
+            Verdict::Adopt => {
+                let found = self.found.take().expect("BUG: adopting a state that was not read");
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                self.rebase(checksums, found.shape.page_size, found.shape.page_count, found.pages)?;
+                state.set_acknowledged(0, head);
+                // What was committed after the look is found by looking at everything once.
+                noted.note_all();
+                Ok((
+                    Phase::Cold,
+                    Some(format!("the database is the head of {url}; the log starts there")),
+                    None,
+                ))
+            }
+            Verdict::Restore => {
+                let restored = self.restored.take().expect("BUG: restored without a result");
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                let pages = restored.page_checksums.unwrap_or_default();
+                let lock = restored.page_size.lock_pgno();
+                let pages = (1u32..).filter_map(Pgno::new).zip(pages).filter(|&(p, _)| p != lock);
+                self.rebase(checksums, restored.page_size, restored.page_count, pages)?;
+                state.set_acknowledged(0, head);
+                Ok((
+                    Phase::Live,
+                    Some(format!("restored from {url} at txid {}", restored.position.txid)),
+                    None,
+                ))
+            }
+            Verdict::Continue | Verdict::LocalWins => {
+                let (page_size, page_count) = {
+                    let header = &self.head.as_ref().expect("BUG: continuing nothing").header;
+                    (header.page_size, header.page_count)
+                };
+                self.log.reset()?;
+                forget(state, noted, checksums);
+                self.rebase(checksums, page_size, page_count, [])?;
+                checksums.clear();
+                state.set_acknowledged(0, head);
+                noted.note_all();
+                let event = match verdict {
+                    Verdict::Continue => format!("a new database continues {url}"),
+                    _ => format!(
+                        "after a loss of power the database is in a state that {url} does not know; it becomes the next \
+                         txid, and the history keeps what was there"
+                    ),
+                };
+                Ok((Phase::Cold, Some(event), None))
+            }
+            Verdict::Fence => {
+                let text = format!(
+                    "another writer won in {url} while this database had commits that are not there; its files stay \
+                     in {}",
+                    self.log.folder().display()
+                );
+                Ok((Phase::Fenced, None, Some(text)))
+            }
+            Verdict::Refuse(_) => unreachable!("BUG: a refused open does not go on"),
+        }
+    }
+
+    /// Makes the log start at the head of the replica, with these pages as its state.
+    fn rebase(
+        &self,
+        checksums: &mut PageChecksums,
+        page_size: crate::types::PageSize,
+        page_count: u32,
+        pages: impl IntoIterator<Item = (Pgno, Checksum)>,
+    ) -> Result<()> {
+        let head = self.head.as_ref().expect("BUG: a base without a head");
+        checksums.reserve(page_count)?;
+        checksums.clear();
+        checksums.apply(page_size, page_count, pages);
+        let checksum = head.header.proof.map_or_else(|| checksums.total(), |p| p.post);
+        let position = Position { txid: head.txid(), checksum };
+        self.log.set_base(Recorded { position, page_size, page_count, timestamp: head.header.timestamp })
+    }
+}
+
+/// The state before the first group.
+fn forget(state: &State, noted: &NotedSet, checksums: &mut PageChecksums) {
+    checksums.clear();
+    let _ = noted.take(true);
+    noted.settle();
+    state.set_cycle(None);
+    state.set_tag(0);
+    state.set_tag_written(0);
+    state.set_clean(None);
+    (0..crate::staging::state::REPLICAS_MAX).for_each(|index| state.set_acknowledged(index, None));
+}
