@@ -60,14 +60,12 @@ pub struct Finding {
     pub detail: String,
 }
 
-/// Examines the store behind an empty place. `in_parallel` runs so many tasks at the same time and waits for them.
+/// Examines the store behind a new, empty place. `in_parallel` runs so many tasks at the same time and waits for them.
 ///
 /// # Errors
 /// When the store cannot be asked at all; what it gets wrong is a finding.
 pub fn examine(client: &dyn Client, in_parallel: InParallel<'_>) -> Result<Vec<Finding>> {
     let exam = Exam { client, in_parallel };
-    // Whether it can be asked at all.
-    client.list(Level::CAPTURED)?;
     let findings = exam.findings();
     let cleaned = exam.clean();
     let mut findings = findings?;

@@ -3,7 +3,7 @@
 use super::Answer;
 use crate::config::Config;
 use crate::database::examine;
-use crate::doctor::Verdict;
+use crate::doctor::{Finding, Verdict};
 use crate::error::{Error, Kind, Result};
 use serde_json::json;
 
@@ -17,8 +17,7 @@ pub fn doctor(url: &str, json: bool) -> Result<Answer> {
             .map(|f| json!({"capability": f.check, "verdict": f.verdict.name(), "detail": f.detail}));
         format!("{}\n", serde_json::Value::from_iter(rows))
     } else {
-        let row =
-            |f: &crate::doctor::Finding| format!("{:<4}  {:<32}  {}\n", f.verdict.name(), f.check, f.detail);
+        let row = |f: &Finding| format!("{:<4}  {:<32}  {}\n", f.verdict.name(), f.check, f.detail);
         findings.iter().map(row).collect()
     };
     let failure =

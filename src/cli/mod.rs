@@ -29,7 +29,9 @@ restore   write the database to PATH, which must not exist: the newest state, or
 list      show every file of the replica
 doctor    examine its store: what it honours, also in a race, and how fast it is; exit code 1 if it is not safe
 
-URL is file:///absolute/folder, or s3://bucket/prefix with what the standard AWS_* variables and files\nsay, and more behind a question mark: ?endpoint=http://127.0.0.1:9000&region=eu-west-1. TXID is a number, or exactly 16 hex digits.
+URL is file:///absolute/folder, or s3://bucket/prefix with what the standard AWS_* variables and files
+say, and more behind a question mark: ?endpoint=http://127.0.0.1:9000&region=eu-west-1.
+TXID is a number, or exactly 16 hex digits.
 --json prints one JSON value. Exit codes: 0 done, 1 failed, 2 usage.
 ";
 

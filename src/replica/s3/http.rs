@@ -7,8 +7,10 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use ureq::config::ConfigBuilder;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body, Proxy};
 
 use crate::error::{Error, Kind, Result};
@@ -43,24 +45,15 @@ impl Http {
     /// `Invalid` with the path when it holds none; `NotFound`, `Io`.
     pub fn new(ca_bundle: Option<&Path>) -> Result<Http> {
         let roots = ca_bundle.map_or(Ok(RootCerts::PlatformVerifier), certificates)?;
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
+        let store = plain()
             .user_agent("sqlitereplicate")
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_per_read(Some(SILENCE_MAX))
             .timeout_per_write(Some(SILENCE_MAX))
             .build();
-        let nearby = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None::<Proxy>)
-            .timeout_global(Some(NEARBY_MAX))
-            .build();
-        Ok(Http { store: config.into(), nearby: nearby.into() })
+        let nearby = plain().proxy(None::<Proxy>).timeout_global(Some(NEARBY_MAX)).build();
+        Ok(Http { store: store.into(), nearby: nearby.into() })
     }
 
     /// # Errors
@@ -113,6 +106,11 @@ impl Answer {
     pub fn into_reader(self) -> impl Read + Send {
         self.body.into_reader()
     }
+}
+
+/// An agent that answers with whatever the server says.
+fn plain() -> ConfigBuilder<AgentScope> {
+    Agent::config_builder().http_status_as_error(false).max_redirects(0).max_redirects_will_error(false)
 }
 
 fn text_of(answer: Answer, named: &str) -> Result<String> {

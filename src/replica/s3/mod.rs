@@ -34,7 +34,7 @@ use endpoint::Endpoint;
 use http::{Http, http_date};
 use object::Object;
 use std::sync::Arc;
-use store::{Put, Store};
+use store::Store;
 
 pub use credentials::{Container, Sources, WebIdentity};
 pub use place::Place;
@@ -148,8 +148,8 @@ fn taken(store: &Store, key: &str) -> Error {
     Error::exists(format!("{store}/{key} exists already"))
 }
 
-fn etag(text: Option<&str>, store: &Store, key: &str) -> Result<Etag> {
-    text.and_then(Etag::new).ok_or_else(|| {
+fn etag(text: &str, store: &Store, key: &str) -> Result<Etag> {
+    Etag::new(text).ok_or_else(|| {
         Error::corrupt(format!("{store}/{key}: the store gives no ETag that could name an object"))
     })
 }
@@ -168,7 +168,7 @@ impl Client for S3Replica {
         let mut files = Vec::new();
         for Listed { key, size, etag: tag, modified } in self.store.list(&folder)? {
             if let Some(range) = key.strip_prefix(&folder).and_then(name::parse) {
-                let etag = etag(Some(&tag), &self.store, &key)?;
+                let etag = etag(&tag, &self.store, &key)?;
                 let identity = Identity::Stored { etag, modified: Some(seconds(modified)) };
                 files.push(FileInfo { level, range, size, created_at: modified, identity });
             }
@@ -199,7 +199,7 @@ impl Client for S3Replica {
             let mut headers = labels;
             headers.push(("if-none-match", "*".to_owned()));
             let size = first.len() as u64;
-            let answer = self.store.put(Put { key: &key, body: &first, headers });
+            let answer = self.store.put(&key, &first, headers);
             answer.map(|answer| (answer.header("etag").unwrap_or_default().to_owned(), size))
         } else {
             self.create_in_parts(&key, labels, first, body)
@@ -208,7 +208,7 @@ impl Client for S3Replica {
             Kind::Exists => taken(&self.store, &key),
             _ => error,
         })?;
-        let identity = Identity::Stored { etag: etag(Some(&tag), &self.store, &key)?, modified: None };
+        let identity = Identity::Stored { etag: etag(&tag, &self.store, &key)?, modified: None };
         Ok(FileInfo { level, range, size, created_at: timestamp, identity })
     }
 
@@ -228,7 +228,7 @@ impl Client for S3Replica {
                 self.store
             )));
         };
-        let etag = etag(answer.header("etag"), &self.store, &key)?;
+        let etag = etag(answer.header("etag").unwrap_or_default(), &self.store, &key)?;
         let identity = Identity::Stored { etag, modified: Some(modified) };
         Ok(Some(FileInfo { level, range, size, created_at: stamp.unwrap_or(modified), identity }))
     }

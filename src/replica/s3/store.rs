@@ -34,21 +34,13 @@ struct Call<'a> {
     body: &'a [u8],
 }
 
-/// What an object was created with.
-pub struct Put<'a> {
-    pub key: &'a str,
-    pub body: &'a [u8],
-    /// Conditions, metadata, encryption, storage class.
-    pub headers: Vec<(&'static str, String)>,
-}
-
 impl Store {
-    /// Puts an object and answers what the store says of it.
+    /// Puts an object and answers what the store says of it. `headers`: conditions, metadata, encryption, storage class.
     ///
     /// # Errors
     /// `Exists` when a condition does not hold; `Busy` to be tried later; `Io` when no answer came.
-    pub fn put(&self, put: Put<'_>) -> Result<Answer> {
-        self.call(&Call { method: "PUT", key: put.key, query: &[], headers: put.headers, body: put.body })
+    pub fn put(&self, key: &str, body: &[u8], headers: Vec<(&'static str, String)>) -> Result<Answer> {
+        self.call(&Call { method: "PUT", key, query: &[], headers, body })
     }
 
     /// The bytes from `offset` on, of exactly the object with this ETag.
@@ -145,7 +137,8 @@ impl Store {
         let call = Call { method: "POST", key, query: &query, headers, body: xml.as_bytes() };
         // A store that keeps the connection alive while it works has said 200 before it knew.
         let text = self.call(&call)?.text()?;
-        answer::element(&text, "ETag").ok_or_else(|| self.refusal(&call, 200, &answer::fault(&text), None))
+        let refusal = || self.refusal(&call, 200, &answer::fault(&text), &Hints::default());
+        answer::element(&text, "ETag").ok_or_else(refusal)
     }
 
     /// Gives up an object in parts.
@@ -183,11 +176,11 @@ impl Store {
         };
         // What cannot be read says no more than its status.
         let fault = answer::fault(&answer.text().unwrap_or_default());
-        Err(self.refusal(call, status, &fault, Some(&hints)))
+        Err(self.refusal(call, status, &fault, &hints))
     }
 
-    fn refusal(&self, call: &Call<'_>, status: u16, fault: &Fault, hints: Option<&Hints>) -> Error {
-        let region = hints.and_then(|hints| hints.region.as_deref()).filter(|region| *region != self.region);
+    fn refusal(&self, call: &Call<'_>, status: u16, fault: &Fault, hints: &Hints) -> Error {
+        let region = hints.region.as_deref().filter(|region| *region != self.region);
         let (kind, why) = match (status, fault.code.as_str()) {
             (_, "NoSuchBucket") => {
                 (Kind::NotFound, format!("there is no bucket {} at {}", self.bucket, self.endpoint.host()))
@@ -216,7 +209,7 @@ impl Store {
                 (Kind::Invalid, "the session token has ended: renew the credentials".into())
             }
             (_, "RequestTimeTooSkewed") => {
-                let theirs = hints.and_then(|hints| hints.date.as_deref()).unwrap_or("another time");
+                let theirs = hints.date.as_deref().unwrap_or("another time");
                 let ours = clock::now();
                 (
                     Kind::Invalid,
@@ -234,6 +227,7 @@ impl Store {
 }
 
 /// What a refusal says beside its body.
+#[derive(Default)]
 struct Hints {
     region: Option<String>,
     date: Option<String>,
