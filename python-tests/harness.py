@@ -1,5 +1,6 @@
 """What tests, benchmarks and the demo share: where things are, and processes that never outlive their test."""
 
+import json
 import os
 import selectors
 import signal
@@ -111,6 +112,24 @@ class Process:
         if code != 0:
             raise AssertionError(f"exit code {code}; it printed:\n" + "\n".join(lines))
         return lines
+
+
+def litestream_config(file, database, replica):
+    """Writes litestream's configuration `file`: fast levels, so that every kind of file appears within seconds.
+
+    `replica`: its kind and place, as litestream's settings.
+    """
+    settings = {
+        "levels": [{"interval": "1s"}, {"interval": "3s"}],
+        "snapshot": {"interval": "4s", "retention": "1h"},
+        "l0-retention": "1h",
+        "dbs": [
+            {"path": str(database), "monitor-interval": "20ms", "replica": {**replica, "sync-interval": "20ms"}}
+        ],
+    }
+    # JSON is YAML.
+    file.write_text(json.dumps(settings))
+    return file
 
 
 def wait_for(condition, what, timeout=30):

@@ -47,7 +47,7 @@ class Server:
             self.stop()
             raise
 
-    def client(self, access=ACCESS, secret=SECRET):
+    def client(self):
         import boto3
         from botocore.config import Config
 
@@ -56,8 +56,8 @@ class Server:
             "s3",
             endpoint_url=self.endpoint,
             region_name=REGION,
-            aws_access_key_id=access,
-            aws_secret_access_key=secret,
+            aws_access_key_id=ACCESS,
+            aws_secret_access_key=SECRET,
             config=config,
             verify=str(self.authority) if self.authority else None,
         )

@@ -12,17 +12,6 @@ import harness
 # These write a page as an LZ4 frame; from 0.5.16 on it is a block.
 FRAME_VERSIONS = ["0.5.9", "0.5.14"]
 
-# Fast levels, so that every kind of file appears within seconds.
-CONFIG = """
-levels: [{{interval: 1s}}, {{interval: 3s}}]
-snapshot: {{interval: 4s, retention: 1h}}
-l0-retention: 1h
-dbs:
-  - path: {database}
-    monitor-interval: 20ms
-    replica: {{type: file, path: {replica}, sync-interval: 20ms}}
-"""
-
 
 @pytest.fixture(scope="session")
 def cli():
@@ -80,8 +69,7 @@ def write(database, replica, page_size):
 def replicated(program, folder, page_size):
     """A database that `program` replicated, and the replica, at rest."""
     database, replica = folder / "app.db", folder / "replica"
-    config = folder / "litestream.yml"
-    config.write_text(CONFIG.format(database=database, replica=replica))
+    config = harness.litestream_config(folder / "litestream.yml", database, {"type": "file", "path": str(replica)})
     sqlite3.connect(database).close()
     with harness.Process([program, "replicate", "-config", config]) as process:
         connection = write(database, replica, page_size)

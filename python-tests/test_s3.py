@@ -13,32 +13,37 @@ import pytest
 import s3_servers
 from s3_servers import ACCESS, REGION, SECRET
 
-# Fast levels, so that every kind of file appears within seconds.
-CONFIG = """
-levels: [{{interval: 1s}}, {{interval: 3s}}]
-snapshot: {{interval: 4s, retention: 1h}}
-l0-retention: 1h
-dbs:
-  - path: {database}
-    monitor-interval: 20ms
-    replica: {{type: s3, bucket: bkt, path: {prefix}, endpoint: "{endpoint}", region: us-east-1,
-               force-path-style: true, sync-interval: 20ms}}
-"""
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts servers by the name of their function, each once, and ends them with the module."""
+    started = {}
+
+    def once(name):
+        if name not in started:
+            started[name] = getattr(s3_servers, name)(tmp_path_factory.mktemp(name))
+        return started[name]
+
+    yield once
+    for server in started.values():
+        server.stop()
 
 
 @pytest.fixture(scope="module", params=["moto", "weed"])
-def server(request, tmp_path_factory):
-    started = getattr(s3_servers, request.param)(tmp_path_factory.mktemp(request.param))
-    yield started
-    started.stop()
+def server(request, start):
+    return start(request.param)
 
 
 @pytest.fixture(scope="module")
-def checking(tmp_path_factory):
+def checking(start):
     """A server that checks who asks, and when."""
-    started = s3_servers.weed(tmp_path_factory.mktemp("checking"))
-    yield started
-    started.stop()
+    return start("weed")
+
+
+@pytest.fixture(scope="module")
+def secure(start):
+    """A server with a certificate that only a private authority vouches for."""
+    return start("moto_with_tls")
 
 
 @pytest.fixture
@@ -72,13 +77,18 @@ def web():
         web.server_close()
 
 
-def cli(arguments, environment, before=()):
-    """Exit code and everything printed, which never holds the secret."""
+def run_cli(arguments, environment, before=()):
+    """Exit code, standard output and errors, none of which holds the secret."""
     command = [str(word) for word in (*before, harness.CLI, *arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    printed = done.stdout + done.stderr
-    assert SECRET not in printed
-    return done.returncode, printed
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert SECRET not in done.stdout + done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def cli(arguments, environment, before=()):
+    """Exit code and everything printed."""
+    code, out, err = run_cli(arguments, environment, before)
+    return code, out + err
 
 
 def test_store_obeys_the_contract(server):
@@ -89,8 +99,9 @@ def test_store_obeys_the_contract(server):
 
 
 def test_restores_what_litestream_wrote_to_a_bucket(server, litestream, tmp_path):
-    database, config, prefix = tmp_path / "app.db", tmp_path / "litestream.yml", "some/pre"
-    config.write_text(CONFIG.format(database=database, prefix=prefix, endpoint=server.endpoint))
+    database, prefix = tmp_path / "app.db", "some/pre"
+    bucket = {"type": "s3", "bucket": "bkt", "path": prefix, "endpoint": server.endpoint, "region": REGION}
+    config = harness.litestream_config(tmp_path / "litestream.yml", database, {**bucket, "force-path-style": True})
     sqlite3.connect(database).close()
     environment = server.environment()
     with harness.Process([litestream, "replicate", "-config", config], env=environment) as process:
@@ -186,10 +197,9 @@ def test_wrong_region_names_the_right_one(checking, web):
 
 def examined(url, environment):
     """Exit code of the examination, and the verdict on each capability."""
-    command = [harness.CLI, "doctor", "--json", url]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, env=environment)
-    assert done.stdout, done.stderr
-    return done.returncode, {row["capability"]: row["verdict"] for row in json.loads(done.stdout)}
+    code, out, err = run_cli(["doctor", "--json", url], environment)
+    assert out, err
+    return code, {row["capability"]: row["verdict"] for row in json.loads(out)}
 
 
 def test_examination_finds_a_good_store_good_and_leaves_nothing(server):
@@ -229,8 +239,8 @@ def test_folder_is_examined_too_and_a_missing_one_is_not_made(tmp_path):
 class Roles:
     """Services that give keys: to a container, an instance and a web identity."""
 
-    def __init__(self, ends="2099-01-01T00:00:00Z"):
-        keys = {"AccessKeyId": ACCESS, "SecretAccessKey": SECRET, "Expiration": ends}
+    def __init__(self):
+        keys = {"AccessKeyId": ACCESS, "SecretAccessKey": SECRET, "Expiration": "2099-01-01T00:00:00Z"}
         self.json = json.dumps(keys)
         self.asked = []
 
@@ -287,14 +297,6 @@ def test_service_without_keys_is_named(checking, web):
     )
     code, printed = cli(["list", checking.url("x")], environment)
     assert code == 1 and "get the container's credentials: " in printed and "answers 500" in printed, printed
-
-
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory):
-    """A server with a certificate that only a private authority vouches for."""
-    started = s3_servers.moto_with_tls(tmp_path_factory.mktemp("secure"))
-    yield started
-    started.stop()
 
 
 @pytest.mark.parametrize("way", ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "ca_bundle"])
