@@ -1,7 +1,7 @@
 -- What is unknown, malformed or not built yet fails the open with setting, value and what is allowed.
 .open 'file:@DIR@/a.db?vfs=replvfs'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=/backup'
-.open 'file:@DIR@/a.db?vfs=replvfs&replica=s3://bucket/prefix'
+.open 'file:@DIR@/a.db?vfs=replvfs&replica=s3://bucket'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=gs://bucket/prefix'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=file://host/b'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=file://@DIR@/b&replica_interval=fast'

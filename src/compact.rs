@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::fs::durable::Temp;
 use crate::ltx::merge::check_link;
 use crate::ltx::{Decoder, Header, Proof, Summary, merge};
-use crate::replica::{Client, ReadSeek, list_all, open_decoder};
+use crate::replica::{Client, ReadSeek, open_decoder};
 use crate::types::{Checksum, FileInfo, Level, Txid, TxidRange};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom};
@@ -42,7 +42,7 @@ pub fn snapshot_to(source: &dyn Client, target: &dyn Client, txid: Txid, scratch
 /// The files that lead to `txid`, and their headers: planned again without each level-0 file that turns out to be a
 /// leftover.
 fn history_to(source: &dyn Client, txid: Txid) -> Result<(Vec<FileInfo>, Vec<Header>)> {
-    let mut listing = list_all(source)?;
+    let mut listing = source.list_all()?;
     let mut last: Option<Error> = None;
     for _ in 0..=LEFTOVERS_MAX {
         let chain = match (chain_to(&listing, Target::Txid(txid)), last.take()) {

@@ -299,15 +299,18 @@ pub enum Identity {
         etag: Etag,
         /// By the store's clock, in whole seconds; the answer to a put does not tell it.
         modified: Option<Timestamp>,
+        /// The store's clock when it took the object, or listed it; a look at one name has no say in what is newest.
+        told_at: Option<Timestamp>,
     },
 }
 
 impl Identity {
     fn same(&self, other: &Identity) -> bool {
         match (self, other) {
-            (Identity::Stored { etag, modified }, Identity::Stored { etag: theirs, modified: then }) => {
-                etag == theirs && (modified == then || modified.is_none() || then.is_none())
-            }
+            (
+                Identity::Stored { etag, modified, .. },
+                Identity::Stored { etag: theirs, modified: then, .. },
+            ) => etag == theirs && (modified == then || modified.is_none() || then.is_none()),
             _ => self == other,
         }
     }
@@ -398,6 +401,7 @@ mod tests {
         let stored = |etag, at: Option<i64>| Identity::Stored {
             etag: Etag::new(etag).unwrap(),
             modified: at.map(Timestamp),
+            told_at: None,
         };
         assert!(stored("\"a\"", Some(5)).same(&stored("\"a\"", None)));
         assert!(!stored("\"a\"", Some(5)).same(&stored("\"a\"", Some(6))), "made anew with the same bytes");

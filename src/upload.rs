@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! create N if absent -- created ------------------------------+-> look: is the object before N still the one we
-//!        |                                                     |   acknowledged or found newest?
+//!        |                                                     |   acknowledged or found newest?  (a bucket: a listing)
 //!        +- exists: ours by bytes, or by (pre, post) ----------+      yes: N is stored
 //!        +- exists, another's: Fenced                                 no:  settle by a listing
 //! ```
@@ -12,16 +12,23 @@
 //!
 //! The look (a level-0 name that was merged and expired is free again, so a writer that slept could create it):
 //! without it a stale create counts as history that nobody follows. An object of ours that turns out to be stale is
-//! removed only with proof. A file replica's object is the same as long as its inode and change time are.
+//! removed only with proof. A file replica's object is the same as long as its inode and change time are. In a bucket
+//! the look is a listing, because an object there can be made anew and look the same; it is left out while the store's
+//! own clock says that too little time has passed since the object before was the newest for anything to have expired.
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, Header};
 use crate::replica::client::Client;
 use crate::staging::log::{Log, Sealed};
-use crate::types::{FileInfo, Level, Txid, TxidRange};
+use crate::types::{FileInfo, Identity, Level, Txid, TxidRange};
+
+/// With a shorter retention of level 0 the look is never left out: clocks and answers are not that exact.
+const SKIP_MIN: Duration = Duration::from_secs(60);
 
 /// Where a replica's history ends.
 #[derive(Clone, Debug)]
@@ -35,18 +42,16 @@ impl Head {
         self.file.range.max
     }
 
-    /// Reads where the replica ends; `None`: it has no LTX files. One listing of each level.
+    /// Reads where the replica ends; `None`: it has no LTX files. One listing.
     ///
     /// # Errors
     /// `Corrupt` when the newest file is damaged; those of the store.
     pub fn of(client: &dyn Client) -> Result<Option<Head>> {
         let mut newest: Option<FileInfo> = None;
-        for level in Level::all() {
-            for file in client.list(level)? {
-                // The lowest level wins among equals: its header is the one that names the txid alone.
-                if newest.as_ref().is_none_or(|n| file.range.max > n.range.max) {
-                    newest = Some(file);
-                }
+        for file in client.list_all()? {
+            // The lowest level wins among equals: its header is the one that names the txid alone.
+            if newest.as_ref().is_none_or(|n| file.range.max > n.range.max) {
+                newest = Some(file);
             }
         }
         newest.map(|file| Ok(Head { header: header_of(client, &file)?, file })).transpose()
@@ -75,15 +80,19 @@ pub enum Outcome {
 
 /// One replica as this process knows it.
 pub struct Uploader {
-    client: Box<dyn Client>,
+    client: Arc<dyn Client>,
     /// The newest object that we acknowledged or found; `None`: the replica was empty.
     newest: Option<FileInfo>,
+    /// How long nothing can have expired after an object was the newest, by the store's clock.
+    nothing_expires: Duration,
 }
 
 impl Uploader {
-    /// `newest`: the newest object of a listing made just now.
-    pub fn new(client: Box<dyn Client>, newest: Option<FileInfo>) -> Uploader {
-        Uploader { client, newest }
+    /// `newest`: the newest object of a listing made just now. `l0_retention`: the age in which a merged level-0 file
+    /// may go.
+    pub fn new(client: Arc<dyn Client>, newest: Option<FileInfo>, l0_retention: Duration) -> Uploader {
+        let nothing_expires = if l0_retention < SKIP_MIN { Duration::ZERO } else { l0_retention / 2 };
+        Uploader { client, newest, nothing_expires }
     }
 
     pub fn client(&self) -> &dyn Client {
@@ -172,20 +181,36 @@ impl Uploader {
     /// Whether `file`, just created or found, continues what we know.
     fn look(&self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
         if let Some(before) = &self.newest {
-            let now = self.client.stat(before.level, before.range)?;
-            if now.is_some_and(|now| now.same_object(before)) {
+            if self.cannot_have_expired(before, file) {
                 return Ok(Outcome::Stored);
+            }
+            if self.client.tells_objects_apart() {
+                let now = self.client.stat(before.level, before.range)?;
+                if now.is_some_and(|now| now.same_object(before)) {
+                    return Ok(Outcome::Stored);
+                }
             }
         }
         self.settle(sealed, file)
     }
 
-    /// The object before is not the one we know. A listing decides.
+    /// Whether the store took `file` so soon after `before` was the newest that nothing between them can have come and
+    /// gone: what expires is older than twice that.
+    fn cannot_have_expired(&self, before: &FileInfo, file: &FileInfo) -> bool {
+        let told_at = |file: &FileInfo| match file.identity {
+            Identity::Stored { told_at, .. } => told_at,
+            Identity::File { .. } => None,
+        };
+        let (Some(then), Some(now)) = (told_at(before), told_at(file)) else { return false };
+        let passed = u64::try_from(now.0 - then.0).ok().map(Duration::from_millis);
+        file.range.min == before.range.max.next()
+            && passed.is_some_and(|passed| passed < self.nothing_expires)
+    }
+
+    /// The object before is not known to be the one we know. A listing decides.
     fn settle(&self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
-        let mut others = Vec::new();
-        for level in Level::all() {
-            others.extend(self.client.list(level)?.into_iter().filter(|f| !f.same_object(file)));
-        }
+        let mut others = self.client.list_all()?;
+        others.retain(|other| !other.same_object(file));
         if others.is_empty() {
             if self.newest.is_none() && sealed.txid == Txid::FIRST {
                 return Ok(Outcome::Stored);
@@ -200,6 +225,9 @@ impl Uploader {
         {
             return Ok(Outcome::Stored);
         }
+        if !self.client.tells_objects_apart() && self.is_newest(sealed, &others)? {
+            return Ok(Outcome::Stored);
+        }
         let newer = others.iter().any(|f| f.level == Level::CAPTURED && f.range.max > sealed.txid);
         if newer {
             self.client.delete(file)?;
@@ -209,6 +237,20 @@ impl Uploader {
             self.client.url(),
             if newer { ", and what it added was taken back" } else { "" }
         )))
+    }
+
+    /// Whether a listing shows nothing after the group, and the history to the group before it.
+    fn is_newest(&self, sealed: &Sealed, others: &[FileInfo]) -> Result<bool> {
+        let Some(before) = sealed.txid.previous() else { return Ok(false) };
+        if others.iter().any(|f| f.range.max > sealed.txid) {
+            return Ok(false);
+        }
+        // The lowest level first: what was written, not what was merged from it.
+        let Some(found) = others.iter().find(|f| f.range.max == before) else { return Ok(false) };
+        if self.newest.as_ref().is_some_and(|known| known.same_object(found)) {
+            return Ok(true);
+        }
+        Ok(header_of(&*self.client, found)?.proof.is_some_and(|p| p.post == sealed.proof.pre))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `list`: every file of a replica, with what its header says.
 
 use crate::error::{Kind, Result};
-use crate::replica::{Client, list_all, open_decoder};
+use crate::replica::{Client, open_decoder};
 use crate::types::FileInfo;
 use serde_json::json;
 
@@ -21,7 +21,7 @@ fn proof(client: &dyn Client, file: &FileInfo) -> Result<Option<&'static str>> {
 /// The listing as a table or as JSON. A file that went while it was listed is left out.
 pub fn list(client: &dyn Client, json: bool) -> Result<String> {
     let mut rows = Vec::new();
-    for file in list_all(client)? {
+    for file in client.list_all()? {
         if let Some(proof) = proof(client, &file)? {
             rows.push((file, proof));
         }

@@ -217,6 +217,6 @@ mod tests {
         assert!(err.contains("cannot find the replica folder /nonexistent/replica"), "{err}");
         let (code, _, err) = call(&["list", "ftp://x/y"]);
         assert_eq!(code, 1);
-        assert!(err.contains("has scheme \"ftp\", which is not supported"), "{err}");
+        assert!(err.contains("replica URL 'ftp://x/y' has an unsupported scheme"), "{err}");
     }
 }

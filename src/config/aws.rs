@@ -8,16 +8,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
-use crate::replica::s3::{Access, Container, Keys, Sources, WebIdentity};
+use crate::replica::s3::{Container, Keys, Options, Sources, WebIdentity};
 
 /// Where a container's service listens, when only a path is given.
 const CONTAINER_SERVICE: &str = "http://169.254.170.2";
 const INSTANCE_SERVICE: &str = "http://169.254.169.254";
 /// What a profile may hold that needs a program or a log-in of a person.
 const UNSUPPORTED: [&str; 4] = ["credential_process", "sso_session", "sso_start_url", "source_profile"];
-/// Memory that an upload in parts takes; 10,000 of them make 156 GiB.
-const PART_BYTES: usize = 16 << 20;
-
 /// The variables that matter here.
 #[derive(Clone, Default)]
 pub struct Aws {
@@ -29,18 +26,6 @@ impl std::fmt::Debug for Aws {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.variables.keys()).finish()
     }
-}
-
-/// What was said of the store otherwise, and is stronger.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Given {
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    pub path_style: Option<bool>,
-    pub ca_bundle: Option<PathBuf>,
-    pub sse: Option<String>,
-    pub storage_class: Option<String>,
-    pub part_bytes: Option<usize>,
 }
 
 /// A section of the shared files.
@@ -67,29 +52,24 @@ impl Aws {
     ///
     /// # Errors
     /// `Invalid` for a profile that is not there, or needs what is not built; `Io` for a file that cannot be read.
-    pub fn access(&self, given: Given) -> Result<Access> {
+    pub fn access(&self, given: Options) -> Result<(Options, Sources)> {
         let profile = self.profile()?;
         let of_profile = |name: &str| profile.get(name).cloned();
-        let endpoint = given.endpoint.or_else(|| self.text("AWS_ENDPOINT_URL_S3"));
-        let region =
-            given.region.or_else(|| self.text("AWS_REGION")).or_else(|| self.text("AWS_DEFAULT_REGION"));
-        let region = region.or_else(|| of_profile("region"));
-        let sources = self.sources(&profile, region.as_deref())?;
-        Ok(Access {
-            endpoint: endpoint
-                .or_else(|| self.text("AWS_ENDPOINT_URL"))
-                .or_else(|| of_profile("endpoint_url")),
-            path_style: given.path_style,
-            ca_bundle: given
-                .ca_bundle
-                .or_else(|| self.path("AWS_CA_BUNDLE"))
-                .or_else(|| of_profile("ca_bundle").map(PathBuf::from)),
-            sse: given.sse,
-            storage_class: given.storage_class,
-            part_bytes: given.part_bytes.unwrap_or(PART_BYTES),
-            region,
-            sources,
-        })
+        let variables = Options {
+            endpoint: self.text("AWS_ENDPOINT_URL_S3").or_else(|| self.text("AWS_ENDPOINT_URL")),
+            region: self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION")),
+            ca_bundle: self.path("AWS_CA_BUNDLE"),
+            ..Options::default()
+        };
+        let files = Options {
+            endpoint: of_profile("endpoint_url"),
+            region: of_profile("region"),
+            ca_bundle: of_profile("ca_bundle").map(PathBuf::from),
+            ..Options::default()
+        };
+        let options = given.or(&variables).or(&files);
+        let sources = self.sources(&profile, options.region.as_deref())?;
+        Ok((options, sources))
     }
 
     fn sources(&self, profile: &Section, region: Option<&str>) -> Result<Sources> {
@@ -249,22 +229,25 @@ mod tests {
         ]
     }
 
-    fn with_files(folder: &Folder, more: &[(&str, &str)]) -> Result<Access> {
+    fn with_files(folder: &Folder, more: &[(&str, &str)]) -> Result<(Options, Sources)> {
         let files = files(folder);
         let mut all: Vec<(&str, &str)> = files.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         all.extend(more);
-        aws(&all).access(Given::default())
+        aws(&all).access(Options::default())
     }
 
     #[test]
     fn profiles_of_both_files_are_read() {
         let folder = Folder::new();
-        let access = with_files(&folder, &[]).unwrap();
-        assert_eq!((access.region.as_deref(), access.endpoint), (Some("eu-1"), None));
-        assert_eq!(access.sources.profile.unwrap().access, "D");
-        let access = with_files(&folder, &[("AWS_PROFILE", "work")]).unwrap();
-        assert_eq!((access.region.as_deref(), access.endpoint.as_deref()), (Some("eu-2"), Some("http://h")));
-        let keys = access.sources.profile.unwrap();
+        let (options, sources) = with_files(&folder, &[]).unwrap();
+        assert_eq!((options.region.as_deref(), options.endpoint), (Some("eu-1"), None));
+        assert_eq!(sources.profile.unwrap().access, "D");
+        let (options, sources) = with_files(&folder, &[("AWS_PROFILE", "work")]).unwrap();
+        assert_eq!(
+            (options.region.as_deref(), options.endpoint.as_deref()),
+            (Some("eu-2"), Some("http://h"))
+        );
+        let keys = sources.profile.unwrap();
         assert_eq!((keys.secret.as_str(), keys.token.as_deref()), ("hush", Some("t")));
     }
 
@@ -287,14 +270,17 @@ mod tests {
             ("AWS_ENDPOINT_URL_S3", "http://s3"),
             ("AWS_CA_BUNDLE", "/ca.pem"),
         ];
-        let access = aws(&variables).access(Given::default()).unwrap();
-        assert_eq!((access.region.as_deref(), access.endpoint.as_deref()), (Some("r"), Some("http://s3")));
-        assert_eq!(access.ca_bundle.as_deref(), Some(Path::new("/ca.pem")));
-        let given =
-            Given { endpoint: Some("http://own".into()), region: Some("mine".into()), ..Given::default() };
-        let access = aws(&variables).access(given).unwrap();
+        let (options, _) = aws(&variables).access(Options::default()).unwrap();
+        assert_eq!((options.region.as_deref(), options.endpoint.as_deref()), (Some("r"), Some("http://s3")));
+        assert_eq!(options.ca_bundle.as_deref(), Some(Path::new("/ca.pem")));
+        let given = Options {
+            endpoint: Some("http://own".into()),
+            region: Some("mine".into()),
+            ..Options::default()
+        };
+        let (options, _) = aws(&variables).access(given).unwrap();
         assert_eq!(
-            (access.region.as_deref(), access.endpoint.as_deref()),
+            (options.region.as_deref(), options.endpoint.as_deref()),
             (Some("mine"), Some("http://own"))
         );
     }
@@ -308,12 +294,12 @@ mod tests {
             ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/role"),
             ("AWS_EC2_METADATA_DISABLED", "TRUE"),
         ];
-        let sources = aws(&variables).access(Given::default()).unwrap().sources;
+        let (_, sources) = aws(&variables).access(Options::default()).unwrap();
         assert_eq!(sources.web_identity.unwrap().service, "https://sts.eu-1.amazonaws.com");
         assert_eq!(sources.container.unwrap().url, "http://169.254.170.2/role");
         assert_eq!(sources.instance, None);
         let keys = [("AWS_ACCESS_KEY_ID", "A"), ("AWS_SECRET_ACCESS_KEY", "hush"), ("AWS_SESSION_TOKEN", "")];
-        assert_eq!(aws(&keys).access(Given::default()).unwrap().sources.environment.unwrap().token, None);
+        assert_eq!(aws(&keys).access(Options::default()).unwrap().1.environment.unwrap().token, None);
         assert!(!format!("{:?}", aws(&keys)).contains("hush"));
     }
 }

@@ -9,14 +9,13 @@ use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::rules::real_path;
 use crate::error::{Error, Result};
 use crate::lock::Mutex;
 
 /// The claims of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// Guards the places taken: real folder to holder. Held for table work only.
+    /// Guards the places taken: place to holder. Held for table work only.
     taken: Arc<Mutex<HashMap<PathBuf, Holder>>>,
 }
 
@@ -34,15 +33,14 @@ pub struct Claim {
 }
 
 impl Claims {
-    /// Claims all `places`, or none.
+    /// Claims all `places`, or none: folders after symbolic links, buckets by their names.
     ///
     /// # Errors
     /// `Invalid` when another database of this process holds one of them.
-    pub fn claim(&self, database: &Path, places: &[&Path]) -> Result<Claim> {
-        let mut claim = Claim { claims: self.clone(), places: Vec::with_capacity(places.len()) };
+    pub fn claim(&self, database: &Path, places: Vec<PathBuf>) -> Result<Claim> {
+        let mut claim = Claim { claims: self.clone(), places: Vec::new() };
         let mut taken = self.taken.lock();
-        let real: Vec<PathBuf> = places.iter().map(|place| real_path(place)).collect();
-        for place in &real {
+        for place in &places {
             if let Some(holder) = taken.get(place)
                 && holder.database != database
             {
@@ -55,7 +53,7 @@ impl Claims {
                 )));
             }
         }
-        for place in real {
+        for place in places {
             match taken.entry(place.clone()) {
                 Entry::Occupied(mut held) => held.get_mut().count += 1,
                 Entry::Vacant(free) => {
@@ -89,18 +87,18 @@ mod tests {
     fn a_second_database_is_refused_until_the_last_claim_of_the_first_is_gone() {
         let claims = Claims::default();
         let (a, b) = (Path::new("/no/a.db"), Path::new("/no/b.db"));
-        let (shared, own) = (Path::new("/no/replica"), Path::new("/no/own"));
-        let first = claims.claim(a, &[shared]).unwrap();
-        let again = claims.claim(a, &[shared]).unwrap();
-        let text = claims.claim(b, &[own, shared]).unwrap_err().to_string();
+        let (shared, own) = (PathBuf::from("/no/replica"), PathBuf::from("/no/own"));
+        let first = claims.claim(a, vec![shared.clone()]).unwrap();
+        let again = claims.claim(a, vec![shared.clone()]).unwrap();
+        let text = claims.claim(b, vec![own.clone(), shared.clone()]).unwrap_err().to_string();
         assert!(
             text.starts_with("/no/replica is already the replica or log folder of /no/a.db in this process"),
             "{text}"
         );
         drop(first);
-        assert!(claims.claim(b, &[shared]).is_err());
+        assert!(claims.claim(b, vec![shared.clone()]).is_err());
         drop(again);
-        assert!(claims.claim(b, &[own, shared]).is_ok());
+        assert!(claims.claim(b, vec![own.clone(), shared.clone()]).is_ok());
         assert!(claims.taken.lock().is_empty(), "a dropped claim leaves nothing behind");
     }
 }

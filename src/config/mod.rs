@@ -18,10 +18,10 @@
 mod aws;
 mod claims;
 mod file;
-mod named;
 mod rules;
 mod setting;
 mod settings;
+mod stores;
 mod url;
 pub mod value;
 
@@ -29,7 +29,9 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::clock::Deadline;
 use crate::lock::Mutex;
 
 pub use self::claims::Claim;
@@ -37,24 +39,18 @@ pub use self::rules::real_path;
 pub use self::settings::{Durability, IfMissing, Settings};
 pub use self::url::ReplicaUrl;
 
-use self::aws::Aws;
 use self::claims::Claims;
 use self::rules::{Layer, Rule};
-use self::setting::Value;
+use self::setting::{UNPREFIXED, Value};
+use self::stores::Stores;
 use crate::error::{Error, Result};
 use crate::replica::Client;
+use crate::replica::s3::Options;
 
 /// Prefix of the environment variables that are ours.
 const PREFIX: &str = "SQLITEREPLICATE_";
 /// Behind [`PREFIX`]: seams of the tests, read by `ffi`.
 const TEST_PREFIX: &str = "TEST_";
-/// S3's own names, which mean nothing without our prefix.
-const UNPREFIXED: [(&[u8], &str); 3] = [
-    (b"endpoint", "replica_endpoint"),
-    (b"region", "replica_region"),
-    (b"forcePathStyle", "replica_path_style"),
-];
-
 /// How a main database was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenedAs {
@@ -83,8 +79,7 @@ pub struct Config {
     /// Guards what `replica_configure` said, by real path.
     configured: Mutex<HashMap<PathBuf, Layer>>,
     claims: Claims,
-    /// The standard variables of a store.
-    aws: Aws,
+    stores: Stores,
 }
 
 /// What the environment says, apart from the file it names.
@@ -114,12 +109,12 @@ impl Config {
             environment: Environment::default(),
             configured: Mutex::default(),
             claims: Claims::default(),
-            aws: Aws::default(),
+            stores: Stores::default(),
         };
         let mut variables: Vec<_> = variables.collect();
         variables.sort();
         for (name, value) in variables {
-            config.aws.take(&name, &value);
+            config.stores.take(&name, &value);
             if let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX))
                 && let Err(error) = config.take_variable(rest, value.as_bytes())
             {
@@ -241,16 +236,29 @@ impl Config {
     ///
     /// # Errors
     /// `Invalid` with the URL and what is allowed.
-    pub fn replica(&self, url: &str) -> Result<Box<dyn Client>> {
-        named::replica(url, &self.aws)
+    pub fn replica(&self, url: &str) -> Result<Arc<dyn Client>> {
+        self.stores.client(&named(url)?, &Options::default(), None)
     }
 
-    /// An empty place of its own beside the files of the replica that a URL names; see [`named::beside`].
+    /// An empty place of its own beside the files of the replica that a URL names; see [`Stores::beside`].
     ///
     /// # Errors
     /// As [`Config::replica`]; those of making a folder.
-    pub fn beside_replica(&self, url: &str, name: &str) -> Result<(Box<dyn Client>, Option<PathBuf>)> {
-        named::beside(url, name, &self.aws)
+    pub fn beside_replica(&self, url: &str, name: &str) -> Result<(Arc<dyn Client>, Option<PathBuf>)> {
+        self.stores.beside(&named(url)?, name)
+    }
+
+    /// Replica `index` (0: home) of a database; touches nothing yet. No request of it outlives the deadline.
+    ///
+    /// # Errors
+    /// `Invalid` for what was said of the store.
+    pub fn client(
+        &self,
+        settings: &Settings,
+        index: usize,
+        deadline: Option<Deadline>,
+    ) -> Result<Arc<dyn Client>> {
+        self.stores.client(&settings.replicas[index], &settings.store, deadline)
     }
 
     /// The error for [`Decision::Unconfigured`]: what was opened and every way to say where it goes.
@@ -267,13 +275,14 @@ impl Config {
     /// # Errors
     /// `Invalid` when another database of this process has one of them.
     pub fn claim(&self, settings: &Settings) -> Result<Claim> {
-        let mut places: Vec<&Path> = settings.replicas.iter().map(ReplicaUrl::folder).collect();
-        places.push(&settings.log);
+        let mut places: Vec<PathBuf> =
+            settings.replicas.iter().map(|url| place(url, &settings.store)).collect();
+        places.push(real_path(&settings.log));
         let mut first = self.environment.database.lock();
         if settings.from_environment {
             check_first(first.as_deref(), &settings.database)?;
         }
-        let claim = self.claims.claim(&settings.database, &places)?;
+        let claim = self.claims.claim(&settings.database, places)?;
         if settings.from_environment {
             first.get_or_insert_with(|| settings.database.clone());
         }
@@ -319,6 +328,23 @@ impl Config {
     }
 }
 
+/// The replica of a URL that stands alone.
+fn named(url: &str) -> Result<ReplicaUrl> {
+    ReplicaUrl::parse(url.as_bytes())
+        .map_err(|why| Error::invalid(format!("replica URL '{}' {why}", url::show(url.as_bytes()))))
+}
+
+/// What tells a replica from every other one, fit for a message.
+fn place(url: &ReplicaUrl, settings: &Options) -> PathBuf {
+    match url {
+        ReplicaUrl::File(folder) => real_path(folder),
+        ReplicaUrl::Bucket(place, own) => match own.endpoint.as_ref().or(settings.endpoint.as_ref()) {
+            Some(endpoint) => format!("{place} at {endpoint}").into(),
+            None => place.to_string().into(),
+        },
+    }
+}
+
 /// Refuses a second path for the one replica that the environment gives.
 fn check_first(first: Option<&Path>, path: &Path) -> Result<()> {
     match first {
@@ -346,8 +372,10 @@ fn uri_layer<'a>(uri: &mut dyn Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<
                 url::show(value),
                 setting::built_names()
             )));
-        } else if let Some((key, name)) = UNPREFIXED.iter().find(|(unprefixed, _)| *unprefixed == key) {
-            let (key, value) = (url::show(key), url::show(value));
+        } else if let Some((key, name)) =
+            UNPREFIXED.iter().find(|(unprefixed, _)| unprefixed.as_bytes() == key)
+        {
+            let value = url::show(value);
             unprefixed = Some(Error::invalid(format!(
                 "{key}='{value}' is a parameter of its own here, because a URI is cut at each &; write {name} instead"
             )));

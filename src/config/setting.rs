@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::url::{self, ReplicaUrl};
 use super::value;
 use crate::error::{Error, Result};
+use crate::replica::s3::Options;
 
 /// One row of the table.
 #[derive(Debug)]
@@ -89,14 +90,75 @@ pub const SETTINGS: &[Setting] = &[
     built("replica_log_max", Some("1GiB"), Form::Size("1MiB", "1024TiB")),
     built("replica_flush_timeout", Some("5s"), Form::Duration("0", "1h")),
     later("replica_verify_interval", Some("off"), Form::DurationOrOff),
-    later("replica_endpoint", None, Form::Text),
-    later("replica_region", None, Form::Text),
-    later("replica_path_style", None, Form::Flag),
-    later("replica_ca_bundle", None, Form::Text),
-    later("replica_sse", None, Form::Text),
-    later("replica_storage_class", None, Form::Text),
-    later("replica_part_size", None, Form::Size("5MiB", "5GiB")),
+    built("replica_endpoint", None, Form::Text),
+    built("replica_region", None, Form::Text),
+    built("replica_path_style", None, Form::Flag),
+    built("replica_ca_bundle", None, Form::Text),
+    built("replica_sse", None, Form::Text),
+    built("replica_storage_class", None, Form::Text),
+    built("replica_part_size", None, Form::Size("5MiB", "5GiB")),
 ];
+
+/// S3's own names, which mean nothing in a URI without our prefix.
+pub const UNPREFIXED: [(&str, &str); 3] = [
+    ("endpoint", "replica_endpoint"),
+    ("region", "replica_region"),
+    ("forcePathStyle", "replica_path_style"),
+];
+
+/// The settings of a store.
+const STORE: [&str; 7] = [
+    "replica_endpoint",
+    "replica_region",
+    "replica_path_style",
+    "replica_ca_bundle",
+    "replica_sse",
+    "replica_storage_class",
+    "replica_part_size",
+];
+
+/// What a layer says of a store.
+pub fn store_options<'a>(get: impl Fn(&str) -> Option<&'a Value>) -> Options {
+    let mut options = Options::default();
+    for name in STORE {
+        if let Some(value) = get(name) {
+            set_store(&mut options, name, value.clone());
+        }
+    }
+    options
+}
+
+/// Takes a parameter of a store's URL, named as its setting, with or without `replica_`, or as S3 has it.
+///
+/// # Errors
+/// What is wrong with the URL, as the end of a sentence that names it.
+pub fn take_store_parameter(options: &mut Options, name: &str, text: &str) -> Result<(), String> {
+    let own = UNPREFIXED.iter().find(|(unprefixed, _)| *unprefixed == name).map(|(_, own)| (*own).to_owned());
+    let full = own.unwrap_or_else(|| format!("replica_{}", name.strip_prefix("replica_").unwrap_or(name)));
+    let Some(setting) = by_name(full.as_bytes()).filter(|setting| STORE.contains(&setting.name)) else {
+        let allowed = STORE.map(|name| &name["replica_".len()..]).join(", ");
+        let name = url::show(name.as_bytes());
+        return Err(format!("has a parameter '{name}' behind the question mark; allowed there: {allowed}"));
+    };
+    let value = setting.form.parse(text.as_bytes()).map_err(|why| {
+        format!("has {name}='{}' behind the question mark, which {why}", url::show(text.as_bytes()))
+    })?;
+    set_store(options, setting.name, value);
+    Ok(())
+}
+
+fn set_store(options: &mut Options, name: &str, value: Value) {
+    match (name, value) {
+        ("replica_endpoint", Value::Text(text)) => options.endpoint = Some(text),
+        ("replica_region", Value::Text(text)) => options.region = Some(text),
+        ("replica_path_style", Value::Flag(flag)) => options.path_style = Some(flag),
+        ("replica_ca_bundle", Value::Text(text)) => options.ca_bundle = Some(PathBuf::from(text)),
+        ("replica_sse", Value::Text(text)) => options.sse = Some(text),
+        ("replica_storage_class", Value::Text(text)) => options.storage_class = Some(text),
+        ("replica_part_size", Value::Size(bytes)) => options.part_bytes = usize::try_from(bytes).ok(),
+        (name, value) => unreachable!("BUG: {name} is {value:?}"),
+    }
+}
 
 /// The setting of that name, as written in URIs and rules.
 pub fn by_name(name: &[u8]) -> Option<&'static Setting> {
@@ -243,11 +305,15 @@ mod tests {
     #[test]
     fn each_malformed_value_is_named_with_what_is_allowed() {
         for (name, value, text) in [
-            ("replica", "", "replica='' is empty; allowed: file:///absolute/folder, or none"),
+            (
+                "replica",
+                "",
+                "replica='' is empty; allowed: file:///absolute/folder or s3://bucket/prefix, or none",
+            ),
             (
                 "replica2",
                 "gs://x",
-                "replica2='gs://x' has an unsupported scheme; allowed: file:///absolute/folder, or none",
+                "replica2='gs://x' has an unsupported scheme; allowed: file:///absolute/folder or s3://bucket/prefix, or none",
             ),
             ("replica_durability", "sync", "replica_durability='sync' is unknown; allowed: async, commit"),
             ("replica_lease", "on", "replica_lease='on' is unknown; allowed: off, auto, required, static"),
@@ -313,9 +379,7 @@ mod tests {
             ("replica_levels", "off,5m,1h", "'30s,5m,1h'"),
             ("replica_retention", "48h", "'24h'"),
             ("replica_verify_interval", "1h", "'off'"),
-            ("replica_endpoint", "http://127.0.0.1", "leaving it out"),
-            ("replica_path_style", "1", "leaving it out"),
-            ("replica_part_size", "8MiB", "leaving it out"),
+            ("replica_lease_owner", "me", "leaving it out"),
         ] {
             assert_eq!(
                 refusal(name, value),

@@ -8,9 +8,12 @@ use super::rules::Layer;
 use super::setting::{self, Value};
 use super::url::ReplicaUrl;
 use crate::error::{Error, Result};
+use crate::replica::s3::Options;
 
 /// How long a group collects for a file replica, where nothing else is said.
 const INTERVAL_FILE: Duration = Duration::from_millis(10);
+/// The same for a bucket, where every group is a request that somebody pays for.
+const INTERVAL_BUCKET: Duration = Duration::from_secs(1);
 
 /// When a COMMIT returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +38,16 @@ pub struct Settings {
     pub database: PathBuf,
     /// The home first; at least one, no two alike.
     pub replicas: Vec<ReplicaUrl>,
+    /// Of the stores that hold them, where a URL does not say otherwise.
+    pub store: Options,
     pub durability: Durability,
     pub sync_timeout: Duration,
     /// How long a group collects; zero: sealed at once.
     pub interval: Duration,
     pub open_timeout: Duration,
     pub flush_timeout: Duration,
+    /// Age in which a merged level-0 file may go.
+    pub l0_retention: Duration,
     pub if_missing: IfMissing,
     /// Folder of the local log, absolute.
     pub log: PathBuf,
@@ -53,17 +60,21 @@ impl Settings {
     /// # Errors
     /// `Invalid` when two replicas are the same or a copy has no home.
     pub(super) fn new(database: &Path, layer: &Layer, from_environment: bool) -> Result<Settings> {
+        let replicas = replicas(layer)?;
         Ok(Settings {
             database: database.to_path_buf(),
-            replicas: replicas(layer)?,
+            store: setting::store_options(|name| layer.get(name)),
             durability: Durability::Async,
             sync_timeout: duration(layer, "replica_sync_timeout"),
             interval: match layer.get("replica_interval") {
                 Some(Value::Duration(interval)) => *interval,
+                _ if matches!(replicas[0], ReplicaUrl::Bucket(..)) => INTERVAL_BUCKET,
                 _ => INTERVAL_FILE,
             },
+            replicas,
             open_timeout: duration(layer, "replica_open_timeout"),
             flush_timeout: duration(layer, "replica_flush_timeout"),
+            l0_retention: duration(layer, "replica_l0_retention"),
             if_missing: match value(layer, "replica_if_missing") {
                 Value::Word("restore") => IfMissing::Restore,
                 Value::Word("continue") => IfMissing::Continue,

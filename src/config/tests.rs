@@ -57,11 +57,13 @@ fn a_uri_is_enough_and_the_rest_is_default() {
         Settings {
             database: "/no/app.db".into(),
             replicas: vec![ReplicaUrl::File("/b/app".into())],
+            store: Options::default(),
             durability: Durability::Async,
             sync_timeout: std::time::Duration::from_secs(30),
             interval: std::time::Duration::from_millis(10),
             open_timeout: std::time::Duration::from_secs(2),
             flush_timeout: std::time::Duration::from_secs(5),
+            l0_retention: std::time::Duration::from_secs(300),
             if_missing: IfMissing::Refuse,
             log: "/no/app.db-replica".into(),
             log_bytes_max: 1 << 30,
@@ -99,6 +101,37 @@ fn every_built_setting_arrives() {
 }
 
 #[test]
+fn a_bucket_collects_longer_and_its_settings_arrive() {
+    let uri = [
+        ("replica", "s3://bucket/app?region=own"),
+        ("replica_region", "other"),
+        ("replica_endpoint", "http://h"),
+        ("replica_part_size", "8MiB"),
+        ("replica_sse", "AES256"),
+    ];
+    let found = settings(&config(&[]), "/no/app.db", &uri);
+    assert_eq!(found.interval, std::time::Duration::from_secs(1));
+    assert_eq!((found.store.endpoint.as_deref(), found.store.part_bytes), (Some("http://h"), Some(8 << 20)));
+    let ReplicaUrl::Bucket(place, own) = &found.replicas[0] else { panic!("{found:?}") };
+    let merged = own.clone().or(&found.store);
+    assert_eq!((merged.region.as_deref(), merged.sse.as_deref()), (Some("own"), Some("AES256")));
+    assert_eq!(place.to_string(), "s3://bucket/app");
+}
+
+#[test]
+fn one_name_in_two_stores_is_two_places() {
+    let config = config(&[]);
+    let open = |path: &str, endpoint: &str| {
+        let uri = [("replica", "s3://bucket/app"), ("replica_endpoint", endpoint)];
+        config.claim(&settings(&config, path, &uri))
+    };
+    let _first = open("/no/a.db", "http://one").unwrap();
+    let text = open("/no/b.db", "http://one").unwrap_err().to_string();
+    assert!(text.starts_with("s3://bucket/app at http://one is already the replica"), "{text}");
+    assert!(open("/no/b.db", "http://two").is_ok());
+}
+
+#[test]
 fn each_bad_uri_is_refused_with_its_text() {
     let config = config(&[]);
     let names = setting::built_names();
@@ -107,8 +140,9 @@ fn each_bad_uri_is_refused_with_its_text() {
         (("replica4", "file:///b"), format!("replica4='file:///b' is no setting; allowed: {names}")),
         (("Replica", "file:///b"), format!("Replica='file:///b' is no setting; allowed: {names}")),
         (
-            ("replica", "s3://bucket/x"),
-            "replica='s3://bucket/x' needs a part that is not built yet; allowed in this version: file:///absolute/folder, or none"
+            ("replica", "s3://bucket"),
+            "replica='s3://bucket' needs a prefix behind the bucket: what lies at the top is hard to share; allowed: \
+             file:///absolute/folder or s3://bucket/prefix, or none"
                 .into(),
         ),
         (
@@ -219,7 +253,7 @@ fn each_bad_variable_fails_the_opens_with_its_text() {
         (
             "SQLITEREPLICATE_URL",
             "",
-            "SQLITEREPLICATE_URL='' is empty; allowed: file:///absolute/folder, or none".into(),
+            "SQLITEREPLICATE_URL='' is empty; allowed: file:///absolute/folder or s3://bucket/prefix, or none".into(),
         ),
         (
             "SQLITEREPLICATE_REPLICA",

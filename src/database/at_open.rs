@@ -57,6 +57,20 @@ pub struct Findings {
     pub if_missing: IfMissing,
 }
 
+impl Findings {
+    /// What to decide over while the replica does not say where it ends: as if everything recorded were there. `None`: that
+    /// is not known, or the local file may be behind it.
+    pub fn as_if_sent(self) -> Option<Findings> {
+        let recorded = self.recorded?;
+        let may_go_on =
+            matches!(self.local, Local::Known { .. } | Local::Unknown | Local::Crashed(Found::Recorded));
+        let Position { txid, checksum } = recorded.position;
+        let proof = Some(Proof { pre: checksum, post: checksum });
+        let head = Some(ReplicaHead { txid, proof });
+        may_go_on.then_some(Findings { head, related: true, unsent: Vec::new(), ..self })
+    }
+}
+
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

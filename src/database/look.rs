@@ -10,7 +10,7 @@ use crate::capture::at_rest::{self, AtRest};
 use crate::error::Result;
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, boot_id};
-use crate::replica::{Client, list_all};
+use crate::replica::Client;
 use crate::sqlite::{header, wal, wal_index::Salts};
 use crate::staging::log::{Log, Recorded, Sealed};
 use crate::staging::noted::NotedSet;
@@ -139,7 +139,7 @@ pub fn is_related(
     if head.header.proof.is_some_and(|p| knows(Some(head.txid()), p.post)) {
         return Ok(true);
     }
-    let mut files = list_all(home)?;
+    let mut files = home.list_all()?;
     files.sort_by_key(|f| std::cmp::Reverse(f.range.max));
     for file in files.iter().take(RELATED_FILES_MAX) {
         let Some(proof) = header_of(home, file)?.proof else { continue };

@@ -14,16 +14,16 @@ use std::time::Duration;
 use super::at_open::{Findings, ReplicaHead, Verdict, decide};
 use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
+use super::home::Home;
 use super::live::LiveFiles;
 use super::look::{is_related, look_at, power_was_lost, unsent};
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Phase, group};
 use crate::clock::{self, Deadline};
-use crate::config::{Claim, Settings};
+use crate::config::{Claim, Config, ReplicaUrl, Settings};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile, boot_id, durable};
-use crate::replica::{Client, FileReplica};
 use crate::restore;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Log};
@@ -45,7 +45,7 @@ pub struct Prepared {
     claim: Claim,
     pub(super) log: Log,
     users: LockFile,
-    pub(super) home: FileReplica,
+    pub(super) home: Home,
     pub(super) head: Option<Head>,
     /// `None`: another process has it open, and decided.
     verdict: Option<Verdict>,
@@ -59,48 +59,41 @@ pub struct Prepared {
 ///
 /// # Errors
 /// Every reason to refuse it, with file, finding and remedy.
-pub fn prepare(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepared> {
+pub fn prepare(settings: Settings, base: BaseVfs, claim: Claim, config: &Config) -> Result<Prepared> {
     let parent = durable::parent(&settings.database);
     if !parent.is_dir() {
         let (path, parent) = (settings.database.display(), parent.display());
         return Err(Error::not_found(format!("cannot open {path}: there is no folder {parent}")));
     }
     // Nothing is decided when this fails: then what was not there is taken away again.
-    let replica_is_new = !settings.replicas[0].folder().exists();
-    let log_is_new = !settings.log.exists();
-    let (replica, log) = (settings.replicas[0].folder().to_owned(), settings.log.clone());
-    let prepared = prepare_folders(settings, base, claim);
-    if prepared.is_err() && log_is_new {
-        let _ = std::fs::remove_dir_all(log);
-    }
-    if prepared.is_err() && replica_is_new {
-        let _ = std::fs::remove_dir(replica);
+    let folder_of = |url: &ReplicaUrl| match url {
+        ReplicaUrl::File(folder) => Some(folder.clone()),
+        ReplicaUrl::Bucket(..) => None,
+    };
+    let new_replica = folder_of(&settings.replicas[0]).filter(|folder| !folder.exists());
+    let new_log = Some(settings.log.clone()).filter(|log| !log.exists());
+    let prepared = prepare_folders(settings, base, claim, config);
+    if prepared.is_err() {
+        let _ = new_log.map(std::fs::remove_dir_all);
+        let _ = new_replica.map(std::fs::remove_dir);
     }
     prepared
 }
 
-fn prepare_folders(settings: Settings, base: BaseVfs, claim: Claim) -> Result<Prepared> {
-    let home = FileReplica::at_or_create(settings.replicas[0].folder().to_owned())
-        .map_err(|e| e.while_doing("replica"))?;
+fn prepare_folders(settings: Settings, base: BaseVfs, claim: Claim, config: &Config) -> Result<Prepared> {
+    let home = Home::of(config, &settings).map_err(|e| e.while_doing("replica"))?;
     let log = Log::open(&settings.log).map_err(|e| e.while_doing("replica_log"))?;
     prepare_in(settings, base, claim, home, log)
 }
 
-fn prepare_in(
-    settings: Settings,
-    base: BaseVfs,
-    claim: Claim,
-    home: FileReplica,
-    log: Log,
-) -> Result<Prepared> {
+fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, log: Log) -> Result<Prepared> {
     let folder = log.folder().to_owned();
     let users = log.users()?;
     if !lock_users(&users, settings.open_timeout)? {
-        let head = Head::of(&home)?;
-        let (verdict, found, restored, looked_at) = (None, None, None, None);
+        let (head, verdict, found, restored, looked_at) = (None, None, None, None, None);
         return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored, looked_at });
     }
-    let head = Head::of(&home)?;
+    let head = home.look()?;
     let state = State::open(&folder.join("state"))?;
     let noted = NotedSet::open(&folder.join("noted"))?;
     if power_was_lost(&state)? {
@@ -110,14 +103,23 @@ fn prepare_in(
     let looked_at = FileStat::of(&settings.database).ok();
     let post = head.as_ref().and_then(|h| h.header.proof).map(|p| p.post);
     let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref(), post)?;
-    let findings = Findings {
+    let mut findings = Findings {
         local,
         recorded,
         unsent: unsent(&log, &state)?,
-        related: is_related(&home, head.as_ref(), &state, recorded.as_ref())?,
+        related: is_related(&*home.client, head.as_ref(), &state, recorded.as_ref())?,
         head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
         if_missing: settings.if_missing,
     };
+    if let Some(silence) = &home.silence {
+        findings = findings.as_if_sent().ok_or_else(|| {
+            let path = settings.database.display();
+            Error::new(
+                silence.kind(),
+                format!("{path} is not opened before its replica has answered: {silence}"),
+            )
+        })?;
+    }
     let verdict = decide(&findings);
     let mut prepared = Prepared {
         settings,
@@ -176,7 +178,7 @@ impl Prepared {
         if let Some(verdict) = self.verdict {
             if self.head.as_ref().is_some_and(|head| head.file.level == Level::CAPTURED) {
                 // A process that was killed may have stored it and not made it last.
-                self.home.make_durable(Level::CAPTURED)?;
+                self.home.client.make_durable(Level::CAPTURED)?;
             }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
             let stat = FileStat::of(&path)?;
@@ -187,11 +189,16 @@ impl Prepared {
             state.sync()?;
             while !self.users.try_shared()? {}
         }
+        let silence =
+            self.home.silence.map(|e| format!("{e}; commits wait in {}", self.log.folder().display()));
+        error = error.or(silence);
         let recorded = self.log.recorded()?;
         let urls = self.settings.replicas.iter().cloned();
         let mut replicas: Vec<_> = urls.map(|url| Replica { url, uploader: None, retry_at: None }).collect();
-        let newest = self.head.take().map(|h| h.file);
-        replicas[0].uploader = Some(Uploader::new(Box::new(self.home), newest));
+        if self.home.is_known {
+            let newest = self.head.take().map(|h| h.file);
+            replicas[0].uploader = Some(Uploader::new(self.home.client, newest, self.settings.l0_retention));
+        }
         let whole = recorded.filter(|r| r.position.txid > Txid::FIRST).map(|r| r.position.txid);
         let whole =
             whole.filter(|&t| self.log.sealed(t).is_ok_and(|s| group::changes_page_size(&self.log, &s)));

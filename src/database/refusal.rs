@@ -3,12 +3,11 @@
 use super::at_open::{Findings, Refusal};
 use super::prepare::Prepared;
 use crate::error::Error;
-use crate::replica::Client;
 
 impl Prepared {
     pub(super) fn refusal(&self, why: Refusal, findings: &Findings) -> Error {
         let path = self.settings.database.display();
-        let url = self.home.url();
+        let url = self.home.client.url();
         let head = self.head.as_ref().map(|h| h.txid().to_string()).unwrap_or_default();
         Error::invalid(match why {
             Refusal::Missing if findings.head.is_none() => format!(

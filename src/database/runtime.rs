@@ -99,7 +99,7 @@ impl Runtime {
             }
         }
         let claim = self.config.claim(&settings)?;
-        prepare::prepare(settings, base, claim).map(|p| Opening::First(Box::new(p)))
+        prepare::prepare(settings, base, claim, &self.config).map(|p| Opening::First(Box::new(p)))
     }
 
     /// The file is open: the database joins the table and the connection its database.
@@ -122,7 +122,7 @@ impl Runtime {
                     let settings = database.settings.clone();
                     drop(database);
                     let claim = self.config.claim(&settings)?;
-                    Arc::new(prepare::prepare(settings, base, claim)?.finish(base)?)
+                    Arc::new(prepare::prepare(settings, base, claim, &self.config)?.finish(base)?)
                 }
             },
             Opening::First(prepared) => match databases.get(prepared.path()) {

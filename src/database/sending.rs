@@ -15,12 +15,10 @@ use super::engine::Engine;
 use super::followed::Database;
 use crate::capture::Phase;
 use crate::clock;
-use crate::config::ReplicaUrl;
 use crate::error::{Error, Kind, Result};
-use crate::replica::FileReplica;
-use crate::staging::log::{Groups, Recorded};
+use crate::staging::log::Groups;
 use crate::types::Txid;
-use crate::upload::{Head, Outcome, Uploader};
+use crate::upload::{Outcome, Uploader};
 
 /// Pace at which the log's newest group is made to survive a loss of power.
 const POSITION_SYNC_MS: u64 = 1000;
@@ -36,6 +34,9 @@ pub struct Stored {
 impl Engine {
     /// Puts what is sealed into the home replica.
     pub(super) fn send(&mut self, db: &Arc<Database>) -> Result<()> {
+        if !self.reached_home(db)? {
+            return Ok(());
+        }
         for txid in self.groups.after(self.stored.map(|s| s.txid).or(db.state.acknowledged(0))) {
             if !self.send_home(db, txid)? {
                 return Ok(());
@@ -45,10 +46,22 @@ impl Engine {
         Ok(())
     }
 
+    fn reached_home(&mut self, db: &Arc<Database>) -> Result<bool> {
+        let reached = self.reach_home(db);
+        if reached.is_err()
+            && let Some(unsent) =
+                self.groups.newest().filter(|&newest| db.state.acknowledged(0) < Some(newest))
+        {
+            // The replica lacks it for now, so it must last here.
+            make_durable(db, unsent)?;
+        }
+        reached
+    }
+
     /// Makes what is stored last, and acknowledges it.
     pub(super) fn acknowledge(&mut self, db: &Database) -> Result<()> {
         if let Some(stored) = self.stored.take() {
-            self.home().make_durable()?;
+            self.home().expect("BUG: stored in a replica that is not reached").make_durable()?;
             acknowledged(db, stored);
         }
         self.follow_up(db)
@@ -84,8 +97,8 @@ impl Engine {
         Ok(())
     }
 
-    fn home(&self) -> &Uploader {
-        self.replicas[0].uploader.as_ref().expect("BUG: the home replica is reached at open")
+    fn home(&self) -> Option<&Uploader> {
+        self.replicas[0].uploader.as_ref()
     }
 
     fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
@@ -94,7 +107,8 @@ impl Engine {
             self.marked = true;
         }
         let sealed = self.groups.get(&db.log, txid)?;
-        let home = self.replicas[0].uploader.as_mut().expect("BUG: the home replica is reached at open");
+        let home =
+            self.replicas[0].uploader.as_mut().expect("BUG: sending before the home replica is reached");
         let outcome = match home.put(&db.log, &sealed) {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -129,7 +143,7 @@ impl Engine {
         let Some(txid) = self.whole.filter(|&whole| db.state.acknowledged(0) >= Some(whole)) else {
             return Ok(());
         };
-        let home = self.home().client();
+        let Some(home) = self.home().map(Uploader::client) else { return Ok(()) };
         match crate::compact::snapshot_to(home, home, txid, db.log.folder()) {
             Err(error) if error.kind() != Kind::Exists => Err(error),
             _ => {
@@ -140,7 +154,7 @@ impl Engine {
     }
 
     /// Somebody emptied the home replica: numbering starts over with all pages.
-    fn start_over(&mut self, db: &Database) -> Result<()> {
+    pub(super) fn start_over(&mut self, db: &Database) -> Result<()> {
         let old = self.recorded.map(|r| r.position.to_string()).unwrap_or_default();
         db.log.reset()?;
         self.groups = Groups::default();
@@ -153,8 +167,8 @@ impl Engine {
             db.state.set_acknowledged(index, None);
         }
         let url = self.replicas[0].url.clone();
-        let client = FileReplica::at_or_create(url.folder().to_owned())?;
-        self.replicas[0].uploader = Some(Uploader::new(Box::new(client), None));
+        // It is reached anew, and found to hold nothing.
+        self.replicas[0].uploader = None;
         db.starts_over(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
         Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
     }
@@ -162,13 +176,7 @@ impl Engine {
     fn send_copy(&mut self, db: &Database, index: usize) -> Result<()> {
         let Some(home) = db.state.acknowledged(0) else { return Ok(()) };
         let url = self.replicas[index].url.clone();
-        if self.replicas[index].uploader.is_none() {
-            let client = FileReplica::at_or_create(url.folder().to_owned())?;
-            let head = Head::of(&client)?;
-            check_copy(db, self.recorded.as_ref(), head.as_ref(), &url)?;
-            db.state.set_acknowledged(index, head.as_ref().map(Head::txid));
-            self.replicas[index].uploader = Some(Uploader::new(Box::new(client), head.map(|h| h.file)));
-        }
+        self.reach_copy(db, index)?;
         let (homes, copies) = self.replicas.split_at_mut(index);
         let (home_client, copy) = (&homes[0].uploader, &mut copies[0].uploader);
         let (Some(home_client), Some(copy)) = (home_client.as_ref(), copy.as_mut()) else { return Ok(()) };
@@ -222,27 +230,4 @@ fn acknowledged(db: &Database, stored: Stored) {
     assert!(db.state.acknowledged(0) < Some(stored.txid), "BUG: {} is acknowledged again", stored.txid);
     db.state.set_acknowledged(0, Some(stored.txid));
     db.covered(stored.holds_until_ms);
-}
-
-/// A copy may be empty, or hold a state that this database was in.
-fn check_copy(
-    db: &Database,
-    recorded: Option<&Recorded>,
-    head: Option<&Head>,
-    url: &ReplicaUrl,
-) -> Result<()> {
-    let Some(head) = head else { return Ok(()) };
-    let post = head.header.proof.map(|p| p.post);
-    let known = |txid: Txid| {
-        let ring = db.state.positions().find(|p| p.txid == txid).map(|p| p.checksum);
-        ring.or(recorded.filter(|r| r.position.txid == txid).map(|r| r.position.checksum))
-    };
-    if post.is_some() && known(head.txid()) == post {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{url} ends at txid {} in a state that this database never had: it is a copy of another one, or older than \
-         what the local log remembers; empty it or choose another folder",
-        head.txid()
-    )))
 }

@@ -1,12 +1,13 @@
 //! Carries out what was decided at an open: brings file and log to where the verdict says the history stands.
 
+use std::sync::Arc;
+
 use super::at_open::{Base, Verdict};
 use super::prepare::Prepared;
 use crate::capture::{Phase, group};
 use crate::catalog::Target;
 use crate::error::{Error, Result};
 use crate::fs::FileStat;
-use crate::replica::Client;
 use crate::restore;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Recorded, Sealed};
@@ -19,7 +20,8 @@ impl Prepared {
     /// Puts the database there, before its file is opened.
     pub(super) fn restore(&mut self, unsent: &[Sealed]) -> Result<()> {
         let path = &self.settings.database;
-        let mut uploader = Uploader::new(Box::new(self.home.clone()), self.head.as_ref().map(|h| h.file));
+        let newest = self.head.as_ref().map(|h| h.file);
+        let mut uploader = Uploader::new(Arc::clone(&self.home.client), newest, self.settings.l0_retention);
         for sealed in unsent.iter().filter(|s| self.head.as_ref().is_none_or(|h| s.txid > h.txid())) {
             uploader.put(&self.log, sealed)?;
         }
@@ -29,10 +31,10 @@ impl Prepared {
         }
         let options = restore::Options { page_checksums: true };
         self.restored = Some(
-            restore::restore(&self.home, Target::Newest, path, options)
+            restore::restore(&*self.home.client, Target::Newest, path, options)
                 .map_err(|e| e.while_doing("replica_if_missing=restore"))?,
         );
-        self.head = Head::of(&self.home)?;
+        self.head = Head::of(&*self.home.client)?;
         self.looked_at = FileStat::of(path).ok();
         Ok(())
     }
@@ -46,7 +48,7 @@ impl Prepared {
         checksums: &mut PageChecksums,
     ) -> Result<(Phase, Option<String>, Option<String>)> {
         let head = self.head.as_ref().map(Head::txid);
-        let url = self.home.url().to_owned();
+        let url = self.home.client.url().to_owned();
         match verdict {
             Verdict::Start | Verdict::StartOver => {
                 let event = self.log.recorded()?.map(|old| {
@@ -63,7 +65,9 @@ impl Prepared {
                 Ok((if verdict == Verdict::StartOver { Phase::Cold } else { Phase::Live }, event, None))
             }
             Verdict::GoOn(trust) => {
-                state.set_acknowledged(0, head);
+                if self.home.is_known {
+                    state.set_acknowledged(0, head);
+                }
                 let recorded = self.log.recorded()?.expect("BUG: going on from no position");
                 let base = group::reapply(&self.log, checksums, &recorded)?;
                 let event = match trust {

@@ -18,11 +18,32 @@ pub trait Client: Send + Sync {
     /// The replica's URL, without secrets.
     fn url(&self) -> &str;
 
+    /// Makes what must be there before a first object is created. What dead writers left of theirs goes.
+    ///
+    /// # Errors
+    /// As the store refuses.
+    fn prepare(&self) -> Result<()>;
+
     /// Every LTX file of a level, by min, then max. What is none is passed over.
     ///
     /// # Errors
     /// `NotFound` when the replica itself is gone; a missing level is an empty one.
     fn list(&self, level: Level) -> Result<Vec<FileInfo>>;
+
+    /// Every LTX file of the replica, by level, min, then max.
+    ///
+    /// # Errors
+    /// As [`Client::list`].
+    fn list_all(&self) -> Result<Vec<FileInfo>> {
+        let mut files = Vec::new();
+        for level in Level::all() {
+            files.extend(self.list(level)?);
+        }
+        Ok(files)
+    }
+
+    /// Whether [`FileInfo::same_object`] tells every object from a later one of its name, whatever their bytes.
+    fn tells_objects_apart(&self) -> bool;
 
     /// Opens exactly the object that was listed.
     ///
@@ -61,18 +82,6 @@ pub trait Client: Send + Sync {
     /// # Errors
     /// `Conflict` when its name holds another object.
     fn delete(&self, file: &FileInfo) -> Result<()>;
-}
-
-/// Every LTX file of a replica, level by level.
-///
-/// # Errors
-/// As [`Client::list`].
-pub fn list_all(client: &dyn Client) -> Result<Vec<FileInfo>> {
-    let mut files = Vec::new();
-    for level in Level::all() {
-        files.extend(client.list(level)?);
-    }
-    Ok(files)
 }
 
 /// Opens a listed file to be decoded; its header must say the txids its name says.

@@ -57,11 +57,9 @@ impl FileReplica {
     /// # Errors
     /// Those of making the folder.
     pub fn at_or_create(root: PathBuf) -> Result<FileReplica> {
-        durable::create_folder(&root)?;
-        for level in Level::all() {
-            durable::remove_stale(&layout::folder(&root, level))?;
-        }
-        Ok(FileReplica::at(root))
+        let replica = FileReplica::at(root);
+        replica.prepare()?;
+        Ok(replica)
     }
 
     pub fn root(&self) -> &Path {
@@ -109,6 +107,11 @@ impl Client for FileReplica {
         &self.url
     }
 
+    fn prepare(&self) -> Result<()> {
+        durable::create_folder(&self.root)?;
+        Level::all().try_for_each(|level| durable::remove_stale(&layout::folder(&self.root, level)).map(drop))
+    }
+
     fn list(&self, level: Level) -> Result<Vec<FileInfo>> {
         self.check_root()?;
         let folder = layout::folder(&self.root, level);
@@ -126,6 +129,11 @@ impl Client for FileReplica {
         }
         files.sort_by_key(|file| file.range);
         Ok(files)
+    }
+
+    /// Inode and change time.
+    fn tells_objects_apart(&self) -> bool {
+        true
     }
 
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>> {

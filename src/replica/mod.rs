@@ -7,6 +7,6 @@ pub mod file;
 pub mod layout;
 pub mod s3;
 
-pub use client::{Client, ReadSeek, list_all, open_decoder};
+pub use client::{Client, ReadSeek, open_decoder};
 pub use file::FileReplica;
 pub use s3::S3Replica;

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
 use crate::ltx::merge::check_link;
 use crate::ltx::{Decoder, Header};
-use crate::replica::{Client, ReadSeek, list_all, open_decoder};
+use crate::replica::{Client, ReadSeek, open_decoder};
 use crate::types::{Checksum, FileInfo, PageSize, Position, Timestamp};
 use pages::Pages;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ fn fill(client: &dyn Client, target: Target, temp: &Temp, options: Options) -> R
     let mut leftovers: Vec<(FileInfo, Error)> = Vec::new();
     let mut listings = 0;
     loop {
-        let mut listing = list_all(client)?;
+        let mut listing = client.list_all()?;
         listings += 1;
         listing.retain(|file| !leftovers.iter().any(|(leftover, _)| leftover.same_object(file)));
         let chain = match (chain_to(&listing, target), leftovers.pop()) {

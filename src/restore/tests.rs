@@ -277,6 +277,14 @@ impl Client for Retention<'_> {
         self.history.replica.url()
     }
 
+    fn prepare(&self) -> Result<()> {
+        panic!("a restore creates nothing")
+    }
+
+    fn tells_objects_apart(&self) -> bool {
+        self.history.replica.tells_objects_apart()
+    }
+
     fn list(&self, level: Level) -> Result<Vec<FileInfo>> {
         self.history.replica.list(level)
     }

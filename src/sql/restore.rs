@@ -55,7 +55,7 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
 }
 
 fn is_empty(replica: &dyn Client) -> bool {
-    crate::replica::list_all(replica).map_or_else(|e| e.kind() == Kind::NotFound, |files| files.is_empty())
+    replica.list_all().map_or_else(|e| e.kind() == Kind::NotFound, |files| files.is_empty())
 }
 
 fn parse(text: &str) -> Result<Options> {

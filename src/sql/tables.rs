@@ -4,7 +4,6 @@ use super::arguments;
 use crate::database::{Connected, ReadOnlyOpen, ReplicaStatus, Runtime, examine};
 use crate::error::{Error, Result};
 use crate::ffi::sql::{Connection, Value};
-use crate::replica::list_all;
 use crate::types::Txid;
 use crate::upload::header_of;
 
@@ -103,7 +102,7 @@ pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
             proof.map(|p| p.post.to_string()).into(),
         ]
     };
-    Ok(list_all(&*replica)?.into_iter().map(row).collect())
+    Ok(replica.list_all()?.into_iter().map(row).collect())
 }
 
 /// `replica_doctor(url)`: what the store of a replica honours, also in a race, and how fast it is.

@@ -11,7 +11,7 @@ use ureq::config::ConfigBuilder;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, AsSendBody, Body, Proxy};
 
 use crate::error::{Error, Kind, Result};
 use crate::types::Timestamp;
@@ -19,6 +19,8 @@ use crate::types::Timestamp;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest silence of a store: some serialize contended conditional puts in steps of a second.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// One for each thread that may upload.
+const IDLE_MAX: usize = 8;
 /// Services of the machine itself answer at once, or there are none.
 const NEARBY_MAX: Duration = Duration::from_secs(2);
 /// Longest answer that is read as a text: a page of a listing is below 1 MiB.
@@ -48,6 +50,8 @@ impl Http {
         let store = plain()
             .user_agent("sqlitereplicate")
             .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .max_idle_connections(IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_MAX)
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_per_read(Some(SILENCE_MAX))
             .timeout_per_write(Some(SILENCE_MAX))
@@ -56,10 +60,19 @@ impl Http {
         Ok(Http { store: store.into(), nearby: nearby.into() })
     }
 
+    /// `within`: no longer than this, all in all.
+    ///
     /// # Errors
     /// `Io` when no answer came: the store may have done what was asked.
-    pub fn send(&self, method: &str, url: &str, headers: &[(&str, String)], body: &[u8]) -> Result<Answer> {
-        run(&self.store, method, url, headers, body)
+    pub fn send(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+        within: Option<Duration>,
+    ) -> Result<Answer> {
+        run(&self.store, method, url, headers, body, within)
     }
 
     /// A short text from a service of this machine.
@@ -67,7 +80,7 @@ impl Http {
     /// # Errors
     /// `Io` when no answer came, or not 200.
     pub fn nearby(&self, method: &str, url: &str, headers: &[(&str, String)]) -> Result<String> {
-        text_of(run(&self.nearby, method, url, headers, &[])?, url)
+        text_of(run(&self.nearby, method, url, headers, &[], None)?, url)
     }
 
     /// A short text from a service on the network.
@@ -76,13 +89,18 @@ impl Http {
     /// As [`Http::nearby`].
     pub fn fetch(&self, url: &str) -> Result<String> {
         let named = url.split('?').next().unwrap_or(url);
-        text_of(run(&self.store, "GET", url, &[], &[])?, named)
+        text_of(run(&self.store, "GET", url, &[], &[], None)?, named)
     }
 }
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The store's clock.
+    pub fn date(&self) -> Option<Timestamp> {
+        self.header("date").and_then(http_date)
     }
 
     /// The whole answer, which must be a text.
@@ -119,7 +137,14 @@ fn text_of(answer: Answer, named: &str) -> Result<String> {
     if status == 200 { Ok(text) } else { Err(Error::new(Kind::Io, format!("{named} answers {status}"))) }
 }
 
-fn run(agent: &Agent, method: &str, url: &str, headers: &[(&str, String)], body: &[u8]) -> Result<Answer> {
+fn run(
+    agent: &Agent,
+    method: &str,
+    url: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+    within: Option<Duration>,
+) -> Result<Answer> {
     let host = url.split('/').nth(2).unwrap_or(url);
     let method = Method::from_bytes(method.as_bytes()).expect("BUG: a method is a word");
     let mut request = Request::builder().method(method.clone()).uri(url);
@@ -130,12 +155,19 @@ fn run(agent: &Agent, method: &str, url: &str, headers: &[(&str, String)], body:
     let has_body = method == Method::PUT || method == Method::POST;
     let sent = if has_body {
         let request = request.header("content-length", body.len()).body(body).map_err(bad)?;
-        agent.run(request)
+        agent.run(bounded(agent, request, within))
     } else {
-        agent.run(request.body(()).map_err(bad)?)
+        agent.run(bounded(agent, request.body(()).map_err(bad)?, within))
     };
     let (parts, body) = sent.map_err(|error| unanswered(host, &error))?.into_parts();
     Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
+fn bounded<S: AsSendBody>(agent: &Agent, request: Request<S>, within: Option<Duration>) -> Request<S> {
+    match within {
+        Some(within) => agent.configure_request(request).timeout_global(Some(within)).build(),
+        None => request,
+    }
 }
 
 fn unanswered(host: &str, error: &ureq::Error) -> Error {
@@ -206,7 +238,8 @@ mod tests {
 
     #[test]
     fn nobody_at_the_address_is_told_with_the_address() {
-        let error = Http::new(None).unwrap().send("GET", "http://127.0.0.1:1/x?key=y", &[], &[]).map(|_| ());
+        let error =
+            Http::new(None).unwrap().send("GET", "http://127.0.0.1:1/x?key=y", &[], &[], None).map(|_| ());
         let text = error.unwrap_err().to_string();
         assert!(text.starts_with("cannot ask 127.0.0.1:1: ") && !text.contains("key"), "{text}");
     }

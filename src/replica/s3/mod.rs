@@ -22,9 +22,10 @@ mod sign;
 mod store;
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::client::{Client, ReadSeek};
+use crate::clock::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::ltx::name;
 use crate::types::{Etag, FileInfo, Identity, Level, Timestamp, TxidRange};
@@ -43,10 +44,12 @@ pub use sign::Keys;
 const TIMESTAMP: &str = "x-amz-meta-litestream-timestamp";
 /// Where neither a setting nor the environment says one, and what most other stores call theirs.
 const REGION_DEFAULT: &str = "us-east-1";
+/// Memory that an upload in parts takes; 10,000 of them make 156 GiB.
+const PART_BYTES: usize = 16 << 20;
 
-/// How the store of a place is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
+/// How the store of a place is reached. What is left open is as S3 itself has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Options {
     pub endpoint: Option<String>,
     pub region: Option<String>,
     pub path_style: Option<bool>,
@@ -54,9 +57,41 @@ pub struct Access {
     /// `AES256` or `aws:kms`.
     pub sse: Option<String>,
     pub storage_class: Option<String>,
-    /// Objects larger than this go up in parts of this size, each held in memory.
-    pub part_bytes: usize,
-    pub sources: Sources,
+    /// Objects of this size and more go up in parts of this size, each held in memory.
+    pub part_bytes: Option<usize>,
+}
+
+impl Options {
+    /// These, and `weaker` where they leave something open.
+    #[must_use]
+    pub fn or(self, weaker: &Options) -> Options {
+        Options {
+            endpoint: self.endpoint.or_else(|| weaker.endpoint.clone()),
+            region: self.region.or_else(|| weaker.region.clone()),
+            path_style: self.path_style.or(weaker.path_style),
+            ca_bundle: self.ca_bundle.or_else(|| weaker.ca_bundle.clone()),
+            sse: self.sse.or_else(|| weaker.sse.clone()),
+            storage_class: self.storage_class.or_else(|| weaker.storage_class.clone()),
+            part_bytes: self.part_bytes.or(weaker.part_bytes),
+        }
+    }
+}
+
+/// Connections and keys, shared by every replica that is reached in the same way.
+#[derive(Debug)]
+pub struct Session {
+    http: Http,
+    credentials: Credentials,
+}
+
+impl Session {
+    /// `ca_bundle`: certificates to be trusted instead of the system's.
+    ///
+    /// # Errors
+    /// `Invalid` with the path of a bundle that is none; `NotFound`, `Io`.
+    pub fn new(ca_bundle: Option<&Path>, sources: Sources) -> Result<Session> {
+        Ok(Session { http: Http::new(ca_bundle)?, credentials: Credentials::new(sources) })
+    }
 }
 
 #[derive(Debug)]
@@ -64,22 +99,27 @@ pub struct S3Replica {
     url: String,
     prefix: String,
     store: Arc<Store>,
-    access: Access,
+    options: Options,
+    part_bytes: usize,
 }
 
 impl S3Replica {
-    /// Asks the store nothing yet.
+    /// Asks the store nothing yet. With a deadline, no request of this client outlives it.
     ///
     /// # Errors
-    /// `Invalid` for an endpoint or bundle that is none.
-    pub fn new(place: &Place, access: Access) -> Result<S3Replica> {
-        let region = access.region.clone().unwrap_or_else(|| REGION_DEFAULT.to_owned());
+    /// `Invalid` for an endpoint that is none.
+    pub fn new(
+        place: &Place,
+        options: Options,
+        session: Arc<Session>,
+        deadline: Option<Deadline>,
+    ) -> Result<S3Replica> {
+        let region = options.region.clone().unwrap_or_else(|| REGION_DEFAULT.to_owned());
         let bucket = place.bucket.clone();
-        let endpoint = Endpoint::new(&bucket, &region, access.endpoint.as_deref(), access.path_style)?;
-        let http = Http::new(access.ca_bundle.as_deref())?;
-        let credentials = Credentials::new(access.sources.clone());
-        let store = Arc::new(Store { bucket, endpoint, region, http, credentials });
-        Ok(S3Replica { url: place.to_string(), prefix: place.prefix.clone(), store, access })
+        let endpoint = Endpoint::new(&bucket, &region, options.endpoint.as_deref(), options.path_style)?;
+        let store = Arc::new(Store { bucket, endpoint, region, session, deadline });
+        let part_bytes = options.part_bytes.unwrap_or(PART_BYTES);
+        Ok(S3Replica { url: place.to_string(), prefix: place.prefix.clone(), store, options, part_bytes })
     }
 
     fn folder(&self, level: Level) -> String {
@@ -90,12 +130,33 @@ impl S3Replica {
         self.folder(level) + &name::format(range)
     }
 
+    /// What is none of our files is passed over.
+    fn listed(&self, prefix: &str) -> Result<Vec<FileInfo>> {
+        let mut files = Vec::new();
+        let (objects, told_at) = self.store.list(prefix)?;
+        for Listed { key, size, etag: tag, modified } in objects {
+            if let Some((level, range)) = self.parse(&key) {
+                let etag = etag(&tag, &self.store, &key)?;
+                let identity = Identity::Stored { etag, modified: Some(seconds(modified)), told_at };
+                files.push(FileInfo { level, range, size, created_at: modified, identity });
+            }
+        }
+        files.sort_by_key(|file| (file.level, file.range));
+        Ok(files)
+    }
+
+    fn parse(&self, key: &str) -> Option<(Level, TxidRange)> {
+        let (level, name) = key.strip_prefix(&self.prefix)?.strip_prefix('/')?.split_once('/')?;
+        let number = u8::from_str_radix(level, 16).ok().filter(|n| level == format!("{n:04x}"))?;
+        Some((Level::new(number)?, name::parse(name)?))
+    }
+
     /// Headers of an object's creation.
     fn labels(&self, timestamp: Timestamp) -> Vec<(&'static str, String)> {
         let mut headers =
             vec![(TIMESTAMP, timestamp.to_string()), ("content-type", "application/octet-stream".into())];
-        headers.extend(self.access.sse.iter().map(|sse| ("x-amz-server-side-encryption", sse.clone())));
-        headers.extend(self.access.storage_class.iter().map(|class| ("x-amz-storage-class", class.clone())));
+        headers.extend(self.options.sse.iter().map(|sse| ("x-amz-server-side-encryption", sse.clone())));
+        headers.extend(self.options.storage_class.iter().map(|class| ("x-amz-storage-class", class.clone())));
         headers
     }
 
@@ -130,7 +191,7 @@ impl S3Replica {
         while !part.is_empty() {
             size += part.len() as u64;
             etags.push(self.store.put_part(key, upload, etags.len() as u32 + 1, &part)?);
-            part = read_part(body, self.access.part_bytes, key)?;
+            part = read_part(body, self.part_bytes, key)?;
         }
         let absent = vec![("if-none-match", "*".to_owned())];
         Ok((self.store.finish_parts(key, upload, &etags, absent)?, size))
@@ -163,18 +224,23 @@ impl Client for S3Replica {
         &self.url
     }
 
+    /// A bucket is not ours to make.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn list(&self, level: Level) -> Result<Vec<FileInfo>> {
-        let folder = self.folder(level);
-        let mut files = Vec::new();
-        for Listed { key, size, etag: tag, modified } in self.store.list(&folder)? {
-            if let Some(range) = key.strip_prefix(&folder).and_then(name::parse) {
-                let etag = etag(&tag, &self.store, &key)?;
-                let identity = Identity::Stored { etag, modified: Some(seconds(modified)) };
-                files.push(FileInfo { level, range, size, created_at: modified, identity });
-            }
-        }
-        files.sort_by_key(|file| file.range);
-        Ok(files)
+        self.listed(&self.folder(level))
+    }
+
+    /// One listing for all levels, whose folders begin alike.
+    fn list_all(&self) -> Result<Vec<FileInfo>> {
+        self.listed(&format!("{}/000", self.prefix))
+    }
+
+    /// One made anew with the same bytes in the same second looks the same.
+    fn tells_objects_apart(&self) -> bool {
+        false
     }
 
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>> {
@@ -194,21 +260,22 @@ impl Client for S3Replica {
     ) -> Result<FileInfo> {
         let key = self.key(level, range);
         let labels = self.labels(timestamp);
-        let first = read_part(body, self.access.part_bytes, &key)?;
-        let outcome = if first.len() < self.access.part_bytes {
+        let first = read_part(body, self.part_bytes, &key)?;
+        let outcome = if first.len() < self.part_bytes {
             let mut headers = labels;
             headers.push(("if-none-match", "*".to_owned()));
             let size = first.len() as u64;
             let answer = self.store.put(&key, &first, headers);
-            answer.map(|answer| (answer.header("etag").unwrap_or_default().to_owned(), size))
+            answer.map(|answer| (answer.header("etag").unwrap_or_default().to_owned(), size, answer.date()))
         } else {
-            self.create_in_parts(&key, labels, first, body)
+            self.create_in_parts(&key, labels, first, body).map(|(tag, size)| (tag, size, None))
         };
-        let (tag, size) = outcome.map_err(|error| match error.kind() {
+        let (tag, size, told_at) = outcome.map_err(|error| match error.kind() {
             Kind::Exists => taken(&self.store, &key),
             _ => error,
         })?;
-        let identity = Identity::Stored { etag: etag(&tag, &self.store, &key)?, modified: None };
+        let etag = etag(&tag, &self.store, &key)?;
+        let identity = Identity::Stored { etag, modified: None, told_at };
         Ok(FileInfo { level, range, size, created_at: timestamp, identity })
     }
 
@@ -229,7 +296,7 @@ impl Client for S3Replica {
             )));
         };
         let etag = etag(answer.header("etag").unwrap_or_default(), &self.store, &key)?;
-        let identity = Identity::Stored { etag, modified: Some(modified) };
+        let identity = Identity::Stored { etag, modified: Some(modified), told_at: None };
         Ok(Some(FileInfo { level, range, size, created_at: stamp.unwrap_or(modified), identity }))
     }
 

@@ -4,14 +4,16 @@
 //! hash of its body, and none asks to be continued: every store that was tried accepts that.
 
 use std::fmt;
+use std::sync::Arc;
 
+use super::Session;
 use super::answer::{self, Fault, Listed};
-use super::credentials::Credentials;
 use super::endpoint::Endpoint;
-use super::http::{Answer, Http};
+use super::http::Answer;
 use super::sign::{self, Request, sha256};
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::error::{Error, Kind, Result};
+use crate::types::Timestamp;
 
 /// Pages of one listing, 1,000 objects each.
 const PAGES_MAX: u32 = 100_000;
@@ -21,8 +23,9 @@ pub struct Store {
     pub bucket: String,
     pub endpoint: Endpoint,
     pub region: String,
-    pub http: Http,
-    pub credentials: Credentials,
+    pub session: Arc<Session>,
+    /// No request outlives it.
+    pub deadline: Option<Deadline>,
 }
 
 /// One request to be made.
@@ -72,22 +75,24 @@ impl Store {
         self.call(&Call { method: "DELETE", key, query: &[], headers, body: &[] }).map(drop)
     }
 
-    /// Every object whose key begins so, in the store's order.
+    /// Every object whose key begins so, in the store's order, and the store's clock when it began.
     ///
     /// # Errors
     /// `NotFound` for a missing bucket; `Corrupt` for what is no listing.
-    pub fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-        let mut objects = Vec::new();
+    pub fn list(&self, prefix: &str) -> Result<(Vec<Listed>, Option<Timestamp>)> {
+        let (mut objects, mut began) = (Vec::new(), None);
         let mut next: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let mut query = vec![("list-type", "2"), ("prefix", prefix)];
             query.extend(next.as_deref().map(|token| ("continuation-token", token)));
             let call = Call { method: "GET", key: "", query: &query, headers: vec![], body: &[] };
-            let page = answer::listing(&self.call(&call)?.text()?)?;
+            let answer = self.call(&call)?;
+            began = began.or_else(|| answer.date());
+            let page = answer::listing(&answer.text()?)?;
             objects.extend(page.objects);
             next = page.next;
             if next.is_none() {
-                return Ok(objects);
+                return Ok((objects, began));
             }
         }
         Err(Error::new(Kind::Io, format!("{self}/{prefix} has more than {PAGES_MAX} pages of objects")))
@@ -151,7 +156,7 @@ impl Store {
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer> {
-        let keys = self.credentials.keys(&self.http)?;
+        let keys = self.session.credentials.keys(&self.session.http)?;
         let path = self.endpoint.path(call.key);
         let (host, body_sha256) = (self.endpoint.host(), &sha256(call.body));
         let request = Request {
@@ -165,7 +170,8 @@ impl Store {
         let mut headers = call.headers.clone();
         headers.extend(sign::sign(&request, &keys, &self.region, clock::now()));
         let url = self.endpoint.url(&path, &sign::query(call.query));
-        let answer = self.http.send(call.method, &url, &headers, call.body)?;
+        let within = self.deadline.map(Deadline::remaining);
+        let answer = self.session.http.send(call.method, &url, &headers, call.body, within)?;
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
@@ -205,7 +211,7 @@ impl Store {
                 (Kind::Invalid, "the secret key is wrong, or something on the way changes requests".into())
             }
             (_, "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
-                self.credentials.refused();
+                self.session.credentials.refused();
                 (Kind::Invalid, "the session token has ended: renew the credentials".into())
             }
             (_, "RequestTimeTooSkewed") => {
