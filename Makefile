@@ -56,11 +56,13 @@ test-sql: venv library ## the SQL surface as a user types it
 
 .PHONY: venv test-py test-sql
 
-bench: venv library ## ratios to plain SQLite and to the real litestream, in one table
+bench: venv library program ## ratios to plain SQLite and to the real litestream, in one table
 	$(PYTHON) python-tests/bench_commit.py
+	$(PYTHON) python-tests/bench_fleet.py
 
-bench-small: venv library ## the same in a few seconds, to see that it works
+bench-small: venv library program ## the same in a few seconds, to see that it works
 	$(PYTHON) python-tests/bench_commit.py --small
+	$(PYTHON) python-tests/bench_fleet.py --small
 
 .PHONY: bench bench-small
 

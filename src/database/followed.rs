@@ -10,12 +10,13 @@ use super::connections::Connections;
 use super::engine::{Cycle, Engine};
 use super::exclusive_wal::ExclusiveWal;
 use super::live::{LiveFiles, beside};
+use super::queue::Lane;
 use super::runtime::Runtime;
 use super::sync::Tickets;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Files, Phase, WalNotes};
 use crate::clock::{self, Deadline};
-use crate::config::{Claim, Settings};
+use crate::config::{Claim, ReplicaUrl, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{FileStat, LockFile};
 use crate::lock::{Mutex, MutexGuard};
@@ -396,6 +397,18 @@ impl Database {
     }
 
     // ---- for the worker
+
+    /// What a run that begins now may wait for.
+    pub(super) fn lane(&self) -> Lane {
+        let is_folder = |url: &ReplicaUrl| matches!(url, ReplicaUrl::File(_));
+        if self.notices.lock().iter().any(Notices::is_failing) {
+            Lane::Failing
+        } else if self.settings.replicas.iter().all(is_folder) {
+            Lane::Folder
+        } else {
+            Lane::Bucket
+        }
+    }
 
     /// The run of the engine that is due at `at`; schedules the next one itself, if there must be one.
     pub fn run(self: &Arc<Self>, at: Instant) {

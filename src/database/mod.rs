@@ -17,6 +17,7 @@ mod home;
 mod live;
 mod look;
 mod prepare;
+mod queue;
 mod reach;
 mod refusal;
 mod runtime;

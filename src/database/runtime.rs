@@ -130,7 +130,7 @@ impl Runtime {
                 None => Arc::new(prepared.finish(base)?),
             },
         };
-        self.worker.start(self)?;
+        self.worker.start(self, database.lane())?;
         static AT_EXIT: Once = Once::new();
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
         databases.insert(database.path.clone(), Arc::clone(&database));

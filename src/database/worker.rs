@@ -1,66 +1,60 @@
-//! The threads that serve every database of the process, a small fixed number of them.
+//! The threads that serve every database of the process, a small fixed number of them: more once a bucket is opened,
+//! because a thread waits as long as a store takes.
 //!
 //! ```text
-//! schedule(database, when) -> heap by time -> a thread runs Database::run, which schedules the next run, if any
+//! schedule(database, when) -> queue by lane and time -> a thread runs Database::run, which schedules the next run, if any
 //! ```
 //!
 //! Nobody is woken for a commit: the first commit of a group schedules the group's end. Without traffic the
 //! threads sleep, but for a look twice a second at what other programs may have committed.
+//! Of those that sleep one watches the clock, so that not all of them wake for each run; who goes to work calls
+//! another one to watch it.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::followed::Database;
+use super::queue::{Lane, Queue, Run};
 use crate::clock;
 use crate::config::Config;
 use crate::doctor::{self, Finding};
 use crate::error::{Error, Kind, Result};
 use crate::ffi::os;
-use crate::lock::{Condvar, Mutex};
+use crate::lock::{Condvar, Mutex, MutexGuard};
 use crate::types::Level;
 
-/// One slow replica must not hold up the others, and a thousand databases must not mean a thousand threads.
+/// A thousand databases must not mean a thousand threads. While one waits for its disk, the other works.
 const THREADS: usize = 2;
+/// The same with a bucket: a put of 50 ms holds a thread that long.
+const THREADS_WITH_BUCKET: usize = 6;
 /// The worker yields to the application: a writer never waits for a compressor.
 const NICE: u8 = 10;
 /// Pace of the look at what programs without the extension committed.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
-
-struct Due {
-    at: Instant,
-    order: u64,
-    database: Arc<Database>,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Due) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Due) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Due) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
+/// Longest sleep while nothing is due; any will do.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 #[derive(Default)]
-struct Queue {
-    heap: BinaryHeap<Reverse<Due>>,
-    order: u64,
+struct Plan {
+    due: Queue<Arc<Database>>,
     threads: usize,
+    /// When the one wakes that watches the clock; `None`: nobody sleeps, or who was called is on its way.
+    watched_until: Option<Instant>,
+    /// How many sleep until they are called.
+    uncalled: usize,
     /// When the next look at other programs' commits is due; `None`: nobody has a database open.
     next_poll: Option<Instant>,
+}
+
+impl Plan {
+    fn next_at(&self) -> Option<Instant> {
+        [self.due.next_at(self.threads), self.next_poll].into_iter().flatten().min()
+    }
+
+    /// The one that watches the clock sleeps past what is due next.
+    fn is_overslept(&self) -> bool {
+        self.watched_until.zip(self.next_at()).is_some_and(|(until, at)| at < until)
+    }
 }
 
 /// The databases to look at, for the poll.
@@ -70,51 +64,62 @@ pub trait Everyone: Send + Sync {
 
 #[derive(Default)]
 pub struct Worker {
-    // Guards the heap of what is due.
-    queue: Mutex<Queue>,
-    woken: Condvar,
+    // Guards what is due, and who sleeps.
+    plan: Mutex<Plan>,
+    /// Wakes the one that watches the clock.
+    earlier: Condvar,
+    /// Wakes one of the others.
+    called: Condvar,
+}
+
+enum Next {
+    Run(Run<Arc<Database>>),
+    Poll,
 }
 
 impl Worker {
     /// Runs `database` at `at`, on a thread of ours.
     pub fn schedule(&self, database: &Arc<Database>, at: Instant) {
-        let mut queue = self.queue.lock();
-        queue.order += 1;
-        let order = queue.order;
-        let earliest = queue.heap.peek().is_none_or(|Reverse(due)| at < due.at);
-        queue.heap.push(Reverse(Due { at, order, database: Arc::clone(database) }));
-        drop(queue);
-        if earliest {
-            self.woken.notify_one();
+        let lane = database.lane();
+        let mut plan = self.plan.lock();
+        plan.due.push(lane, at, Arc::clone(database));
+        let is_overslept = plan.is_overslept();
+        drop(plan);
+        if is_overslept {
+            self.earlier.notify_one();
         }
     }
 
-    /// Starts the threads, once. They live as long as the process.
+    /// Starts the threads that a database in `lane` needs, as far as they are not there. They live as long as the process.
     ///
     /// # Errors
     /// `Io` when the system gives no thread.
-    pub fn start(&'static self, everyone: &'static dyn Everyone) -> Result<()> {
-        let mut queue = self.queue.lock();
-        queue.next_poll.get_or_insert_with(|| Instant::now() + FOREIGN_POLL);
-        while queue.threads < THREADS {
-            os::spawn_quiet("sqlreplicate", NICE, move || self.work(everyone)).map_err(|e| {
-                Error::new(crate::error::Kind::Io, format!("cannot start a worker thread: {e}"))
-            })?;
-            queue.threads += 1;
+    pub fn start(&'static self, everyone: &'static dyn Everyone, lane: Lane) -> Result<()> {
+        let threads = if lane == Lane::Folder { THREADS } else { THREADS_WITH_BUCKET };
+        let mut plan = self.plan.lock();
+        plan.next_poll.get_or_insert_with(|| Instant::now() + FOREIGN_POLL);
+        while plan.threads < threads {
+            os::spawn_quiet("sqlreplicate", NICE, move || self.work(everyone))
+                .map_err(|e| Error::new(Kind::Io, format!("cannot start a worker thread: {e}")))?;
+            plan.threads += 1;
         }
-        drop(queue);
-        self.woken.notify_one();
+        drop(plan);
+        self.earlier.notify_one();
         Ok(())
     }
 
     fn work(&'static self, everyone: &'static dyn Everyone) {
+        let mut ran = None;
         loop {
-            match self.next() {
-                Some((database, at)) => database.run(at),
-                None => {
+            match self.next(ran.take()) {
+                Next::Run(run) => {
+                    run.what.run(run.at);
+                    ran = Some(run.lane);
+                }
+                Next::Poll => {
                     let open = everyone.open_databases();
                     if open.is_empty() {
-                        self.queue.lock().next_poll = None;
+                        self.plan.lock().next_poll = None;
                     }
                     open.iter().for_each(|database| database.poll());
                 }
@@ -122,26 +127,48 @@ impl Worker {
         }
     }
 
-    /// The next database that is due; `None`: the poll is due.
-    fn next(&self) -> Option<(Arc<Database>, Instant)> {
-        let mut queue = self.queue.lock();
-        loop {
-            let now = Instant::now();
-            if queue.heap.peek().is_some_and(|Reverse(due)| due.at <= now) {
-                return queue.heap.pop().map(|Reverse(due)| (due.database, due.at));
-            }
-            if queue.next_poll.is_some_and(|at| at <= now) {
-                queue.next_poll = Some(now + FOREIGN_POLL);
-                return None;
-            }
-            let due = queue.heap.peek().map(|Reverse(due)| due.at);
-            match [due, queue.next_poll].into_iter().flatten().min() {
-                Some(at) => drop(self.woken.wait_until(&mut queue, at)),
-                None => self.woken.wait(&mut queue),
-            }
+    /// What to do next, after a run in the lane `ran`.
+    fn next(&self, ran: Option<Lane>) -> Next {
+        let mut plan = self.plan.lock();
+        if let Some(lane) = ran {
+            plan.due.finished(lane);
         }
+        let next = loop {
+            let now = Instant::now();
+            if plan.next_poll.is_some_and(|at| at <= now) {
+                plan.next_poll = Some(now + FOREIGN_POLL);
+                break Next::Poll;
+            }
+            let threads = plan.threads;
+            if let Some(run) = plan.due.pop(now, threads) {
+                break Next::Run(run);
+            }
+            self.sleep(&mut plan);
+        };
+        match plan.watched_until {
+            None if plan.uncalled > 0 => self.called.notify_one(),
+            // The run that has just ended may let another one go.
+            Some(_) if plan.is_overslept() => self.earlier.notify_one(),
+            _ => {}
+        }
+        next
+    }
+
+    /// Until something may be due.
+    fn sleep(&self, plan: &mut MutexGuard<'_, Plan>) {
+        if plan.watched_until.is_some() {
+            plan.uncalled += 1;
+            self.called.wait(plan);
+            plan.uncalled -= 1;
+            return;
+        }
+        let until = plan.next_at().unwrap_or_else(|| Instant::now() + SLEEP_MAX);
+        plan.watched_until = Some(until);
+        self.earlier.wait_until(plan, until);
+        plan.watched_until = None;
     }
 }
+
 /// Examines the store behind a replica's URL, with threads of this room, in a place of its own that is gone afterwards.
 ///
 /// # Errors
