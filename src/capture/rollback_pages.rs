@@ -41,6 +41,8 @@ pub struct Stillness {
     pub stat: FileStat,
     /// Writes of this process so far.
     pub writes: u64,
+    /// A committer that stands still at commit phase two until we are done.
+    pub stand: Option<u64>,
 }
 
 /// What only the owner of the connections can tell.

@@ -233,7 +233,7 @@ impl Journaled<'_> {
         let step = self.now();
         let stat = FileStat::of(self.world.dir.path()).unwrap();
         let open = (self.begins..self.commits).contains(&step);
-        (!open).then(|| Stillness { stat, writes: u64::from(step >= self.begins) })
+        (!open).then(|| Stillness { stat, writes: u64::from(step >= self.begins), stand: None })
     }
 }
 

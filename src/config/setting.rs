@@ -70,7 +70,7 @@ pub const SETTINGS: &[Setting] = &[
     built("replica", None, Form::Replica),
     built("replica2", None, Form::Replica),
     built("replica3", None, Form::Replica),
-    later("replica_durability", Some("async"), Form::Word(&["async", "commit"])),
+    built("replica_durability", Some("async"), Form::Word(&["async", "commit"])),
     built("replica_sync_timeout", Some("30s"), Form::Duration("0", "24h")),
     built("replica_interval", None, Form::Duration("0", "1h")),
     later("replica_levels", Some("30s,5m,1h"), Form::Levels),
@@ -371,7 +371,6 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_built_takes_its_default_only() {
         for (name, value, allowed) in [
-            ("replica_durability", "commit", "'async'"),
             ("replica_on_behind", "keep", "'auto'"),
             ("replica_on_conflict", "rejoin", "'halt'"),
             ("replica_lease", "required", "'off'"),

@@ -20,6 +20,8 @@ const INTERVAL_BUCKET: Duration = Duration::from_secs(1);
 pub enum Durability {
     /// Once SQLite is done; the replica follows.
     Async,
+    /// Once the home replica has it.
+    Commit,
 }
 
 /// What an open does when there is no local file but the replica has history.
@@ -64,7 +66,10 @@ impl Settings {
         Ok(Settings {
             database: database.to_path_buf(),
             store: setting::store_options(|name| layer.get(name)),
-            durability: Durability::Async,
+            durability: match value(layer, "replica_durability") {
+                Value::Word("commit") => Durability::Commit,
+                _ => Durability::Async,
+            },
             sync_timeout: duration(layer, "replica_sync_timeout"),
             interval: match layer.get("replica_interval") {
                 Some(Value::Duration(interval)) => *interval,

@@ -85,7 +85,7 @@ fn every_built_setting_arrives() {
         ("replica_if_missing", "continue"),
         ("replica_log", "/log/x"),
         ("replica_log_max", "64MiB"),
-        ("replica_durability", "async"),
+        ("replica_durability", "commit"),
     ];
     let found = settings(&config(&[]), "/no/app.db", &uri);
     assert_eq!(
@@ -97,6 +97,7 @@ fn every_built_setting_arrives() {
         [0, 7000, 100, 60000]
     );
     assert_eq!((found.if_missing, found.log_bytes_max), (IfMissing::Continue, 64 << 20));
+    assert_eq!(found.durability, Durability::Commit);
     assert_eq!(found.log, Path::new("/log/x"));
 }
 

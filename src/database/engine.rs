@@ -37,6 +37,8 @@ const GROUPS_MAX: u32 = 4;
 /// Rest after a group, in times of what it took, while programs without the extension commit in a rollback mode: each of
 /// our writes to disk makes one of theirs longer, and with it the time in which others find the database locked.
 const COLD_REST: u32 = 24;
+/// Longest gathering of committers that wait, before a group begins.
+const GATHER_MAX: Duration = Duration::from_millis(50);
 /// Longest rest after a group.
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,8 @@ pub struct Engine {
     pub whole: Option<Txid>,
     /// The state page is on disk, so that a loss of power does not bring back the clean mark of the last close.
     pub marked: bool,
+    /// How long the home replica took for the newest group.
+    pub put_took: Duration,
     /// When this engine last made a group survive a loss of power in the local log.
     pub durable_at_ms: u64,
 }
@@ -156,6 +160,9 @@ impl Engine {
 
     fn work(&mut self, db: &Arc<Database>) -> Result<Cycle> {
         for _ in 0..GROUPS_MAX {
+            if db.waits_for_replica() {
+                db.tickets.gather((self.put_took / 2).min(GATHER_MAX));
+            }
             let ticket = db.tickets.newest();
             self.send(db)?;
             if db.phase() == Phase::Fenced {
@@ -322,6 +329,7 @@ impl Engine {
             connections: &db.connections,
             writes: &db.writes,
             held,
+            standing: &db.standing,
         };
         let reader = rollback_pages::Reader { work: self.work_of(db), quiet: &quiet, handoff: &db.handoff };
         let outcome = reader.collect();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::commit_wait::Standing;
 use super::connections::Connections;
 use super::engine::{Cycle, Engine};
 use super::exclusive_wal::ExclusiveWal;
@@ -58,6 +59,7 @@ pub struct Database {
     pub tickets: Tickets,
     /// Writes to the database file by this process, in rollback modes.
     pub writes: AtomicU64,
+    pub standing: Standing,
     // Guards the users' lock; `None` once the database is closed.
     pub(super) users: Mutex<Option<LockFile>>,
     // Guards everything that only one thread may do at a time; never taken on an application's thread.
@@ -141,6 +143,7 @@ impl Database {
             exclusive_wal: ExclusiveWal::default(),
             tickets: Tickets::default(),
             writes: AtomicU64::new(0),
+            standing: Standing::default(),
             users: Mutex::new(Some(parts.users)),
             engine: Mutex::new(parts.engine),
             notices: Mutex::new(notices),
@@ -327,18 +330,24 @@ impl Database {
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<Option<Txid>> {
         let ticket = self.tickets.draw();
         self.schedule(Instant::now(), true);
-        self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| {
-            if error.kind() != Kind::Busy {
-                return error;
+        self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| match error.kind() {
+            Kind::Busy => {
+                let why = match self.why_not() {
+                    why if why.is_empty() => "; it goes on in the background".to_owned(),
+                    why => why,
+                };
+                Error::busy(format!("{error} after {} ms{why}", timeout.as_millis()))
             }
-            let notices = self.notices();
-            let hindrance = self.tickets.hindrance().filter(|_| !notices.is_failing()).map(str::to_owned);
-            let why = hindrance.or_else(|| notices.last_error.clone());
-            let why =
-                why.map_or_else(|| "; it goes on in the background".to_owned(), |why| format!(": {why}"));
-            Error::busy(format!("{error} after {} ms{why}", timeout.as_millis()))
+            _ => error,
         })?;
         Ok(self.state.acknowledged(0))
+    }
+
+    /// What is in the way of who waits, as the end of a sentence; empty: nothing is known.
+    pub(super) fn why_not(&self) -> String {
+        let notices = self.notices();
+        let hindrance = self.tickets.hindrance().filter(|_| !notices.is_failing()).map(str::to_owned);
+        hindrance.or_else(|| notices.last_error.clone()).map_or_else(String::new, |why| format!(": {why}"))
     }
 
     /// Txid of the first group that holds everything committed so far, sealed or still open.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::commit_wait::Standing;
 use super::connections::{Connections, Writing};
 use crate::capture::Files;
 use crate::capture::rollback_pages::{Quiet, Stillness};
@@ -134,13 +135,15 @@ pub struct LiveQuiet<'a> {
     pub writes: &'a AtomicU64,
     /// We hold SHARED: nobody can commit.
     pub held: bool,
+    /// Committers that hold EXCLUSIVE and wait for us.
+    pub standing: &'a Standing,
 }
 
 impl LiveQuiet<'_> {
     fn look(&self) -> Result<Stillness> {
         // The counter first: a write that falls between the two shows in the second look.
         let writes = self.writes.load(Ordering::SeqCst);
-        Ok(Stillness { stat: FileStat::of(self.path)?, writes })
+        Ok(Stillness { stat: FileStat::of(self.path)?, writes, stand: None })
     }
 
     /// A transaction is open, in this process or another.
@@ -176,6 +179,9 @@ impl Quiet for LiveQuiet<'_> {
         if self.held {
             return Ok(Some(at));
         }
+        if let Some(token) = self.standing.now() {
+            return Ok(Some(Stillness { stand: Some(token), ..at }));
+        }
         // In EXCLUSIVE mode the journal of a committed transaction may still be there; the owner knows better.
         let owned = self.connections.exclusive().is_some();
         if self.is_open()? || self.is_fresh(&at.stat) || (!owned && journal_is_hot(self.path)?) {
@@ -190,6 +196,9 @@ impl Quiet for LiveQuiet<'_> {
         }
         if self.held {
             return Ok(true);
+        }
+        if let Some(token) = since.stand {
+            return Ok(self.standing.still(token));
         }
         match self.look() {
             Ok(now) => Ok(now == *since && !self.is_open()?),

@@ -9,6 +9,7 @@
 //! No format and no loop over pages lives here: when one is wanted, an engine lacks a verb.
 
 pub mod at_open;
+mod commit_wait;
 mod connections;
 mod engine;
 mod exclusive_wal;
@@ -27,6 +28,7 @@ mod shm_wal;
 mod sync;
 mod worker;
 
+pub use commit_wait::FRAMES_FREE;
 pub use connections::{Connected, ConnectionId, Writing};
 pub use followed::{Database, ReplicaStatus};
 pub use live::{beside, is_hot};

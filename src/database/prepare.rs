@@ -20,7 +20,7 @@ use super::look::{is_related, look_at, power_was_lost, unsent};
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Phase, group};
 use crate::clock::{self, Deadline};
-use crate::config::{Claim, Config, ReplicaUrl, Settings};
+use crate::config::{Claim, Config, Durability, ReplicaUrl, Settings};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile, boot_id, durable};
@@ -112,7 +112,8 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         if_missing: settings.if_missing,
     };
     if let Some(silence) = &home.silence {
-        findings = findings.as_if_sent().ok_or_else(|| {
+        let may_wait = settings.durability == Durability::Async;
+        findings = findings.as_if_sent().filter(|_| may_wait).ok_or_else(|| {
             let path = settings.database.display();
             Error::new(
                 silence.kind(),
@@ -215,6 +216,7 @@ impl Prepared {
             busy: 0,
             whole,
             marked: false,
+            put_took: Duration::ZERO,
             durable_at_ms: 0,
         };
         // What was changed since the look was not seen: the first look at a WAL, or at page 1, compares with it.

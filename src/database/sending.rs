@@ -109,8 +109,12 @@ impl Engine {
         let sealed = self.groups.get(&db.log, txid)?;
         let home =
             self.replicas[0].uploader.as_mut().expect("BUG: sending before the home replica is reached");
+        let began = Instant::now();
         let outcome = match home.put(&db.log, &sealed) {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                self.put_took = began.elapsed();
+                outcome
+            }
             Err(error) => {
                 // The replica lacks it for now, so it must last here.
                 make_durable(db, txid)?;

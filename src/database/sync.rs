@@ -3,7 +3,7 @@
 //! A waiter draws a ticket after its commit is published; the engine reads the newest ticket before it looks at the
 //! database. Whatever it then finds and acknowledges covers every ticket up to that one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::clock::Deadline;
 use crate::error::{Error, Result};
@@ -11,7 +11,10 @@ use crate::lock::{Condvar, Mutex};
 
 #[derive(Clone, Debug, Default)]
 struct Served {
+    drawn: u64,
     upto: u64,
+    /// How many the last serving let go, and when.
+    let_go: Option<(u64, Instant)>,
     /// Why no ticket will be served any more.
     ended: Option<String>,
     /// What kept the last look at the database from seeing everything.
@@ -20,32 +23,52 @@ struct Served {
 
 #[derive(Debug, Default)]
 pub struct Tickets {
-    drawn: AtomicU64,
-    // Guards the newest ticket that was served.
+    // Guards the newest tickets that were drawn and served.
     served: Mutex<Served>,
     changed: Condvar,
+    /// One more waits.
+    came: Condvar,
 }
 
 impl Tickets {
     pub fn draw(&self) -> u64 {
-        self.drawn.fetch_add(1, Ordering::SeqCst) + 1
+        let mut served = self.served.lock();
+        served.drawn += 1;
+        self.came.notify_all();
+        served.drawn
     }
 
     /// The newest ticket drawn; take it before looking at the database.
     pub fn newest(&self) -> u64 {
-        self.drawn.load(Ordering::SeqCst)
+        self.served.lock().drawn
     }
 
     /// Somebody waits.
     pub fn is_wanted(&self) -> bool {
-        self.served.lock().upto < self.newest()
+        let served = self.served.lock();
+        served.upto < served.drawn
     }
 
     pub fn serve(&self, upto: u64) {
         let mut served = self.served.lock();
-        served.upto = served.upto.max(upto);
+        if upto > served.upto {
+            served.let_go = Some((upto - served.upto, Instant::now()));
+            served.upto = upto;
+        }
         served.hindered = None;
         self.changed.notify_all();
+    }
+
+    /// Lets those who were let go together come back, so that they share the next upload too: waits until as many wait as
+    /// were let go last, and no longer than `patience` after that.
+    pub fn gather(&self, patience: Duration) {
+        let mut served = self.served.lock();
+        let Some((many, at)) = served.let_go else { return };
+        while served.drawn - served.upto < many && served.ended.is_none() {
+            if self.came.wait_until(&mut served, at + patience).timed_out() {
+                return;
+            }
+        }
     }
 
     /// A look at the database could not see everything.
@@ -83,7 +106,23 @@ impl Tickets {
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use std::time::Duration;
+
+    #[test]
+    fn those_who_were_let_go_together_gather_again() {
+        let tickets = Tickets::default();
+        tickets.gather(Duration::from_secs(60));
+        (0..3).for_each(|_| assert!(tickets.draw() > 0));
+        tickets.serve(tickets.newest());
+        tickets.gather(Duration::ZERO);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..3).for_each(|_| assert!(tickets.draw() > 0)));
+            tickets.gather(Duration::from_secs(60));
+        });
+        assert_eq!(tickets.newest(), 6, "all three came before the gathering ended");
+        tickets.draw();
+        tickets.serve(7);
+        tickets.gather(Duration::ZERO);
+    }
 
     #[test]
     fn ticket_is_served_by_a_later_look_only() {

@@ -66,10 +66,12 @@ routines! {
     vfs_find = 141: unsafe extern "C" fn(*const c_char) -> *mut sys::sqlite3_vfs;
     vfs_register = 142: unsafe extern "C" fn(*mut sys::sqlite3_vfs, c_int) -> c_int;
     context_db_handle = 149: unsafe extern "C" fn(*mut sys::sqlite3_context) -> *mut sys::sqlite3;
+    next_stmt = 152: unsafe extern "C" fn(*mut sys::sqlite3, *mut sys::sqlite3_stmt) -> *mut sys::sqlite3_stmt;
     create_function_v2 = 162: unsafe extern "C" fn(*mut sys::sqlite3, *const c_char, c_int, c_int, *mut c_void, ScalarFn, ScalarFn, FinalFn, Destructor) -> c_int;
     log = 167: unsafe extern "C" fn(c_int, *const c_char, ...);
     vtab_config = 177: unsafe extern "C" fn(*mut sys::sqlite3, c_int, ...) -> c_int;
     db_filename = 180: unsafe extern "C" fn(*mut sys::sqlite3, *const c_char) -> *const c_char;
+    stmt_busy = 184: unsafe extern "C" fn(*mut sys::sqlite3_stmt) -> c_int;
     auto_extension = 192: unsafe extern "C" fn(Option<InitFn>) -> c_int;
 }
 
@@ -183,10 +185,12 @@ mod tests {
             (api.vfs_find as usize, sys::sqlite3_vfs_find as *const () as usize),
             (api.vfs_register as usize, sys::sqlite3_vfs_register as *const () as usize),
             (api.context_db_handle as usize, sys::sqlite3_context_db_handle as *const () as usize),
+            (api.next_stmt as usize, sys::sqlite3_next_stmt as *const () as usize),
             (api.create_function_v2 as usize, sys::sqlite3_create_function_v2 as *const () as usize),
             (api.log as usize, sys::sqlite3_log as *const () as usize),
             (api.vtab_config as usize, sys::sqlite3_vtab_config as *const () as usize),
             (api.db_filename as usize, sys::sqlite3_db_filename as *const () as usize),
+            (api.stmt_busy as usize, sys::sqlite3_stmt_busy as *const () as usize),
             (api.auto_extension as usize, sys::sqlite3_auto_extension as *const () as usize),
         ];
         for (index, (ours, theirs)) in pairs.iter().enumerate() {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering, fence};
 
 use super::base::{file_size, read_file};
+use super::read_mark::ReadMark;
+use super::vfs::Registration;
 use super::{code, os};
 use crate::error::{Error, Result};
 use crate::lock::{RwLock, RwLockReadGuard};
@@ -35,6 +37,8 @@ pub(super) struct FileLife {
     /// Held for reading while a region is pinned, for writing to unmap.
     mapping: RwLock<Mapping>,
     generation: u32,
+    pub(super) mark: ReadMark,
+    vfs: &'static Registration,
 }
 
 /// The shared memory of a connection comes and goes with its journal mode.
@@ -59,9 +63,19 @@ fn thread_token() -> usize {
 impl FileLife {
     /// # Safety
     /// `file` stays at its place and open until [`FileLife::unmapped`] and the last hook have returned.
-    pub(super) unsafe fn new(file: *mut sys::sqlite3_file) -> Arc<FileLife> {
-        let in_hook = AtomicUsize::new(0);
-        Arc::new(FileLife { file, in_hook, mapping: RwLock::default(), generation: os::fork_generation() })
+    pub(super) unsafe fn new(
+        vfs: &'static Registration,
+        file: *mut sys::sqlite3_file,
+        flags: c_int,
+    ) -> Arc<FileLife> {
+        Arc::new(FileLife {
+            file,
+            in_hook: AtomicUsize::new(0),
+            mapping: RwLock::default(),
+            generation: os::fork_generation(),
+            mark: ReadMark::new(flags),
+            vfs,
+        })
     }
 
     pub(super) fn handle(self: &Arc<Self>) -> ConnectionFile {
@@ -121,6 +135,19 @@ impl ConnectionFile {
         let file = self.file_in_hook()?;
         // SAFETY: as in `read`.
         unsafe { file_size(file) }.map_err(|rc| code::fault(rc, 0, "size", Path::new("the database")))
+    }
+
+    /// Gives the read mark back that a commit in WAL mode still holds, so that the WAL can start over while the committer
+    /// waits; not where somebody may be reading under it. Only inside [`MainHooks::committed`] of this file.
+    ///
+    /// [`MainHooks::committed`]: super::hooks::MainHooks::committed
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn release_read_mark(&self) -> Result<bool> {
+        let file = self.file_in_hook()?;
+        // SAFETY: inside the hook the file is open and its connection waits for us.
+        Ok(unsafe { self.0.mark.release(self.0.vfs.api(), file) })
     }
 
     fn file_in_hook(&self) -> Result<*mut sys::sqlite3_file> {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libsqlite3_sys as sys;
 
 use super::connection_file::FileLife;
-use super::hooks::{MainHooks, PendingMain, WalHooks};
+use super::hooks::{MainHooks, NotAcknowledged, PendingMain, WalHooks};
 use super::stats::{Method, count};
 use super::vfs::Registration;
 use super::{guard, methods, os, stub};
@@ -76,6 +76,18 @@ impl FileState {
             self.halt(&text);
             fallback
         })
+    }
+
+    /// What COMMIT answers where nobody can say that it may succeed.
+    pub(super) fn unanswered_commit(&self) -> Result<(), NotAcknowledged> {
+        match &self.follow {
+            Follow::Main(hooks) if guard::catch(|| hooks.waits_for_replica()).unwrap_or(true) => {
+                Err(NotAcknowledged(
+                    "replication has halted in this process: nothing is acknowledged any more".into(),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn wal(&self, call: impl FnOnce(&dyn WalHooks)) {
@@ -168,7 +180,7 @@ pub(super) unsafe fn open_main(
             }
             return rc;
         }
-        let life = FileLife::new(below(file));
+        let life = FileLife::new(vfs, below(file), flags);
         life.enter_hook();
         let handle = life.handle();
         let answer = guard::catch(|| pending.opened(handle).map(Follow::Main)).unwrap_or_else(|text| {
@@ -207,7 +219,7 @@ pub(super) unsafe fn open_wal(
             }
             return rc;
         }
-        wrap(vfs, file, FileLife::new(below(file)), Follow::Wal(hooks))
+        wrap(vfs, file, FileLife::new(vfs, below(file), flags), Follow::Wal(hooks))
     }
 }
 

@@ -115,6 +115,9 @@ pub enum OpenPlan {
     Wal(Arc<dyn WalHooks>),
 }
 
+/// A commit is durable locally and has not reached the replica. The text says why, and what becomes of it.
+pub struct NotAcknowledged(pub String);
+
 /// A main database about to be opened. Dropped when the base VFS could not open it.
 pub trait PendingMain {
     /// The base xOpen succeeded.
@@ -141,9 +144,17 @@ pub trait MainHooks: Send + Sync {
 
     /// SQLITE_FCNTL_COMMIT_PHASETWO, after the base answered it: the transaction is durable locally.
     /// Also sent for transactions that changed nothing. WAL: the read mark is still held, the WRITE lock is
-    /// not. Rollback modes: EXCLUSIVE is held. Returns 0, or the code that COMMIT shall return; never BUSY.
-    fn committed(&self) -> i32 {
-        0
+    /// not. Rollback modes: EXCLUSIVE is held.
+    ///
+    /// # Errors
+    /// COMMIT answers `SQLITE_IOERR | (200 << 8)`; the text goes to sqlite3_log.
+    fn committed(&self) -> Result<(), NotAcknowledged> {
+        Ok(())
+    }
+
+    /// Whether COMMIT may only succeed when [`MainHooks::committed`] says so. Reads what never changes.
+    fn waits_for_replica(&self) -> bool {
+        false
     }
 
     /// xLock succeeded. Levels: 1 SHARED, 2 RESERVED, 3 PENDING, 4 EXCLUSIVE.

@@ -1,7 +1,7 @@
 //! The methods of a file we follow: each reaches the base, and some tell a hook before or after.
 //!
 //! Promises: every method and every file control reaches the base with its arguments, and its answer goes back
-//! unchanged; the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC: commits
+//! unchanged, but for a commit that the replica lacks, and a read mark that was given back early ([`super::read_mark`]); the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC: commits
 //! without a journal) is hidden; hooks are called when [`super::hooks`] says.
 //! Source: <https://sqlite.org/c3ref/io_methods.html>.
 
@@ -10,7 +10,9 @@ use std::ptr::NonNull;
 
 use libsqlite3_sys as sys;
 
+use super::code::NOT_ACKNOWLEDGED;
 use super::file::{Follow, base_methods, below, close, state};
+use super::hooks::NotAcknowledged;
 use super::stats::{Method, count};
 use super::vfs::Registration;
 
@@ -171,16 +173,25 @@ unsafe extern "C" fn file_control(file: *mut sys::sqlite3_file, op: c_int, argum
     count(Method::FileControl);
     // SAFETY: by contract.
     unsafe {
-        if op == sys::SQLITE_FCNTL_CKPT_START {
-            state(file).main((), |hooks| hooks.checkpoint_started());
+        match op {
+            sys::SQLITE_FCNTL_CKPT_START => state(file).main((), |hooks| hooks.checkpoint_started()),
+            sys::SQLITE_FCNTL_PDB => state(file).life.mark.belongs_to(argument.cast()),
+            _ => {}
         }
         let method = base_methods(file).xFileControl.expect("BUG: a file has xFileControl");
         let rc = method(below(file), op, argument);
         match op {
             sys::SQLITE_FCNTL_COMMIT_PHASETWO if matches!(rc, sys::SQLITE_OK | sys::SQLITE_NOTFOUND) => {
-                match state(file).main(sys::SQLITE_OK, |hooks| hooks.committed()) {
-                    sys::SQLITE_OK => rc,
-                    code => code,
+                let state = state(file);
+                match state
+                    .main(None, |hooks| Some(hooks.committed()))
+                    .unwrap_or_else(|| state.unanswered_commit())
+                {
+                    Ok(()) => rc,
+                    Err(NotAcknowledged(text)) => {
+                        state.vfs.api().write_log(NOT_ACKNOWLEDGED, &text);
+                        NOT_ACKNOWLEDGED
+                    }
                 }
             }
             sys::SQLITE_FCNTL_VFSNAME if rc == sys::SQLITE_OK => {
@@ -272,11 +283,18 @@ unsafe extern "C" fn shm_lock(
     let is_lock = flags & sys::SQLITE_SHM_LOCK != 0;
     // SAFETY: by contract.
     unsafe {
+        let mark = &state(file).life.mark;
+        if !is_exclusive && !is_lock && mark.unlocking(first) {
+            return sys::SQLITE_OK;
+        }
         let method = base_methods(file).xShmLock.expect("BUG: forwarded only if present");
         if is_exclusive && is_lock {
             state(file).main((), |hooks| hooks.before_shm_lock(first, slots));
         }
         let rc = method(below(file), first, slots, flags);
+        if !is_exclusive && is_lock && rc == sys::SQLITE_OK {
+            mark.locked(first);
+        }
         if is_exclusive && rc == sys::SQLITE_OK {
             state(file).main((), |hooks| {
                 if is_lock {

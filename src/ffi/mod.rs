@@ -4,7 +4,7 @@
 //! entry --> library --> vfs --> file, stub     C outside, one object each per SQLite library, VFS, open file
 //!                        |        |  methods
 //!                      hooks <----+            safe traits: what the VFS asks of the rest of the crate
-//!                      base, connection_file   safe handles: SQLite's own VFS and files, for our reads
+//!                      base, connection_file   safe handles: SQLite's own VFS and files, for our reads; read_mark
 //!                      sql, table              safe SQL functions and tables
 //!                      os, map                 forks, exit, threads; shared mappings
 //!                      engine                  the SQLite linked into the command line and tests
@@ -33,8 +33,9 @@ mod methods;
 pub mod os;
 #[cfg(test)]
 pub(crate) mod probe;
+mod read_mark;
 pub mod sql;
-mod stats;
+pub mod stats;
 mod stub;
 pub mod table;
 pub mod vfs;

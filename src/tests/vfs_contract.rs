@@ -3,13 +3,13 @@
 
 use std::any::Any;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::ffi::engine::{Engine, register_vfs};
 use crate::ffi::hooks::{
-    ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, OpenedConnection, PendingMain, ShmRegion,
-    VfsHooks, WalHooks,
+    ConnectionFile, FileKind, MainHooks, NotAcknowledged, OpenPlan, OpenRequest, OpenedConnection,
+    PendingMain, ShmRegion, VfsHooks, WalHooks,
 };
 use crate::ffi::probe::{self, RawFile};
 use crate::ffi::sql::Value;
@@ -24,7 +24,7 @@ struct Witness {
     file: Mutex<Option<ConnectionFile>>,
     panic_at_commit: AtomicBool,
     /// What `committed` answers.
-    code: AtomicU32,
+    is_late: AtomicBool,
 }
 
 impl Witness {
@@ -98,13 +98,13 @@ impl MainHooks for Follow {
         self.0.note(format!("write {offset} {}", bytes.len()));
     }
 
-    fn committed(&self) -> i32 {
+    fn committed(&self) -> Result<(), NotAcknowledged> {
         assert!(!self.0.panic_at_commit.load(Ordering::SeqCst), "BUG: on purpose");
         let mut header = [0; 16];
         let file = self.0.file.lock().unwrap().clone().unwrap();
         file.read(0, &mut header).unwrap();
         self.0.note(format!("commit {}", String::from_utf8_lossy(&header[..13])));
-        i32::try_from(self.0.code.load(Ordering::SeqCst)).unwrap()
+        if self.0.is_late.load(Ordering::SeqCst) { Err(NotAcknowledged("late".into())) } else { Ok(()) }
     }
 
     fn locked(&self, level: i32) {
@@ -324,10 +324,10 @@ fn a_code_answered_at_commit_reaches_the_application_and_the_rows_stay() {
     let witness = Witness::register("contract-code");
     let db = open(&folder, "contract-code");
     db.exec("CREATE TABLE t(x)").unwrap();
-    witness.code.store(51210, Ordering::SeqCst);
+    witness.is_late.store(true, Ordering::SeqCst);
     db.exec("INSERT INTO t VALUES (1)").unwrap_err();
     assert_eq!(db.code(), 51210);
-    witness.code.store(0, Ordering::SeqCst);
+    witness.is_late.store(false, Ordering::SeqCst);
     assert_eq!(db.value("SELECT count(*) FROM t").unwrap(), Value::Integer(1));
 }
 

@@ -13,8 +13,8 @@
 //! transaction under such a lock, or one without a journal file, that is rolled back after it wrote to the file keeps
 //! capture waiting until the next commit or close.
 //!
-//! Promise: no call here waits for the replica, takes a lock that the worker holds for long, or changes what SQLite
-//! is told. Sequences: SQLite's `wal.c` (walRestartLog, walCheckpoint) and `pager.c` (pager_end_transaction).
+//! Promise: with `replica_durability=async` no call here waits for the replica, takes a lock that the worker holds for
+//! long, or changes what SQLite is told. With `commit`, phase two waits, and may answer that the replica lacks it. Sequences: SQLite's `wal.c` (walRestartLog, walCheckpoint) and `pager.c` (pager_end_transaction).
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,9 +22,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::capture::{Files, cycle_of};
 use crate::clock::Deadline;
-use crate::database::{Connected, ConnectionId, Database, Runtime, ShmWal, Writing, beside, flush, is_hot};
+use crate::database::{
+    Connected, ConnectionId, Database, FRAMES_FREE, Runtime, ShmWal, Writing, beside, flush, is_hot,
+};
 use crate::error::{Error, Result};
-use crate::ffi::hooks::{ConnectionFile, MainHooks, ShmRegion};
+use crate::ffi::hooks::{ConnectionFile, MainHooks, NotAcknowledged, ShmRegion};
 use crate::lock::Mutex;
 use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
 use crate::sqlite::wal_index::NO_SALTS;
@@ -140,6 +142,15 @@ impl MainFile {
         true
     }
 
+    fn wait_for_replica(&self, in_wal_mode: bool) -> Result<(), NotAcknowledged> {
+        let _stand = (!in_wal_mode).then(|| self.db.standing.stand());
+        if self.wal.glance().is_some_and(|(_, _, frames)| frames > FRAMES_FREE) {
+            // What hinders it costs disk, no more.
+            let _ = self.file.release_read_mark();
+        }
+        self.db.wait_for_commit().map_err(|error| NotAcknowledged(error.to_string()))
+    }
+
     /// Whether this write can be undone from a journal on disk.
     fn doing(&self, journal: &mut Option<std::fs::File>) -> Writing {
         if !self.kept.load(Ordering::Relaxed) {
@@ -218,7 +229,8 @@ impl MainHooks for MainFile {
         }
     }
 
-    fn committed(&self) -> i32 {
+    fn committed(&self) -> Result<(), NotAcknowledged> {
+        let in_wal_mode = self.db.connections.has_wal();
         let changed = if self.wal.is_mapped() {
             self.committed_wal()
         } else if self.db.connections.has_wal() {
@@ -231,7 +243,11 @@ impl MainHooks for MainFile {
             self.db.changed();
             self.connected.committed();
         }
-        0
+        if changed && self.db.waits_for_replica() { self.wait_for_replica(in_wal_mode) } else { Ok(()) }
+    }
+
+    fn waits_for_replica(&self) -> bool {
+        self.db.waits_for_replica()
     }
 
     fn locked(&self, level: i32) {
