@@ -10,7 +10,9 @@
 //!
 //! In WAL mode a waiting connection keeps its read mark, and among many writers somebody always waits: measured with 16
 //! writers and puts of 50 ms, the WAL then grows by 4 MB a second and never starts over. So once it holds
-//! [`FRAMES_FREE`] frames, the mark is given back before the wait (`ffi::read_mark`). Nobody else is held up by that.
+//! [`FRAMES_FREE`] frames, the mark is given back before the wait (`ffi::read_mark`). And because those who are let go
+//! together commit again while the first of them runs SQLite's checkpoint, which then never reaches the end, the others
+//! wait for it once the WAL is long ([`super::turn`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +22,8 @@ use crate::clock::Deadline;
 use crate::config::Durability;
 use crate::error::{Error, Kind};
 
-/// Frames of the WAL from which on a waiting committer keeps no read mark: twice SQLite's own checkpoint size.
-pub const FRAMES_FREE: u32 = 2000;
+/// Frames of the WAL from which on a waiting committer keeps no read mark: SQLite's own checkpoint size.
+pub const FRAMES_FREE: u32 = 1000;
 
 /// Committers in a rollback mode that wait, holding EXCLUSIVE: as long as one stands, the file is one commit.
 #[derive(Default)]
@@ -62,15 +64,16 @@ impl Database {
         self.settings.durability == Durability::Commit
     }
 
-    /// Waits until what this thread has just committed is in the home replica.
+    /// Waits until what this thread has just committed is in the home replica. `frames`: of the WAL, 0 without one.
     ///
     /// # Errors
     /// `Busy` when the time is up: it is still sent, in order. `Fenced` when it never will be.
-    pub fn wait_for_commit(self: &Arc<Self>) -> Result<(), Error> {
+    pub fn wait_for_commit(self: &Arc<Self>, frames: u32) -> Result<(), Error> {
         let timeout = self.settings.sync_timeout;
         let ticket = self.tickets.draw();
         self.schedule(std::time::Instant::now(), true);
         let waited = self.tickets.wait(ticket, Deadline::after(timeout));
+        self.turn.after_you(frames);
         waited.map_err(|error| {
             let path = self.path.display();
             let text = match error.kind() {

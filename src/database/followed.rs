@@ -14,6 +14,7 @@ use super::live::{LiveFiles, beside};
 use super::queue::Lane;
 use super::runtime::Runtime;
 use super::sync::Tickets;
+use super::turn::Turn;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Files, Phase, WalNotes};
 use crate::clock::{self, Deadline};
@@ -60,6 +61,7 @@ pub struct Database {
     /// Writes to the database file by this process, in rollback modes.
     pub writes: AtomicU64,
     pub standing: Standing,
+    pub turn: Turn,
     // Guards the users' lock; `None` once the database is closed.
     pub(super) users: Mutex<Option<LockFile>>,
     // Guards everything that only one thread may do at a time; never taken on an application's thread.
@@ -144,6 +146,7 @@ impl Database {
             tickets: Tickets::default(),
             writes: AtomicU64::new(0),
             standing: Standing::default(),
+            turn: Turn::default(),
             users: Mutex::new(Some(parts.users)),
             engine: Mutex::new(parts.engine),
             notices: Mutex::new(notices),

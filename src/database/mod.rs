@@ -26,6 +26,7 @@ mod sending;
 mod settle;
 mod shm_wal;
 mod sync;
+mod turn;
 mod worker;
 
 pub use commit_wait::FRAMES_FREE;

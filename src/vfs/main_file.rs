@@ -33,6 +33,8 @@ use crate::sqlite::wal_index::NO_SALTS;
 
 /// Lock slots of the readers 1 to 4: a restart of the WAL asks for all of them at once.
 const READERS: (i32, i32) = (4, 4);
+/// Lock slot of who runs a checkpoint.
+const CHECKPOINT: i32 = 1;
 const RESERVED: i32 = 2;
 const EXCLUSIVE: i32 = 4;
 /// Writes of one transaction that are remembered to be noted again at its commit; beyond that, every page is.
@@ -144,11 +146,12 @@ impl MainFile {
 
     fn wait_for_replica(&self, in_wal_mode: bool) -> Result<(), NotAcknowledged> {
         let _stand = (!in_wal_mode).then(|| self.db.standing.stand());
-        if self.wal.glance().is_some_and(|(_, _, frames)| frames > FRAMES_FREE) {
+        let frames = self.wal.glance().map_or(0, |(_, _, frames)| frames);
+        if frames > FRAMES_FREE {
             // What hinders it costs disk, no more.
             let _ = self.file.release_read_mark();
         }
-        self.db.wait_for_commit().map_err(|error| NotAcknowledged(error.to_string()))
+        self.db.wait_for_commit(frames).map_err(|error| NotAcknowledged(error.to_string()))
     }
 
     /// Whether this write can be undone from a journal on disk.
@@ -304,6 +307,12 @@ impl MainHooks for MainFile {
         }
     }
 
+    fn after_shm_lock(&self, first: i32, _: i32) {
+        if first == CHECKPOINT {
+            self.db.turn.began();
+        }
+    }
+
     fn before_shm_lock(&self, first: i32, count: i32) {
         if (first, count) == READERS {
             self.drained.store(self.note_wal().unwrap_or(NO_SALTS), Ordering::Relaxed);
@@ -311,6 +320,9 @@ impl MainHooks for MainFile {
     }
 
     fn after_shm_unlock(&self, first: i32, count: i32) {
+        if first == CHECKPOINT {
+            self.db.turn.ended();
+        }
         let drained = self.drained.swap(NO_SALTS, Ordering::Relaxed);
         if (first, count) == READERS && cycle_of(drained).is_some() {
             self.db.notes.restarted(drained, &*self.wal, &self.db.state);
