@@ -10,7 +10,7 @@
 //!
 //! In WAL mode a waiting connection keeps its read mark, and among many writers somebody always waits: measured with 16
 //! writers and puts of 50 ms, the WAL then grows by 4 MB a second and never starts over. So once it holds
-//! [`FRAMES_FREE`] frames, the mark is given back before the wait (`ffi::read_mark`). And because those who are let go
+//! [`super::turn::FRAMES_LONG`] frames, the mark is given back before the wait (`ffi::read_mark`). And because those who are let go
 //! together commit again while the first of them runs SQLite's checkpoint, which then never reaches the end, the others
 //! wait for it once the WAL is long ([`super::turn`]).
 
@@ -21,9 +21,6 @@ use super::followed::Database;
 use crate::clock::Deadline;
 use crate::config::Durability;
 use crate::error::{Error, Kind};
-
-/// Frames of the WAL from which on a waiting committer keeps no read mark: SQLite's own checkpoint size.
-pub const FRAMES_FREE: u32 = 1000;
 
 /// Committers in a rollback mode that wait, holding EXCLUSIVE: as long as one stands, the file is one commit.
 #[derive(Default)]

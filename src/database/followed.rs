@@ -15,6 +15,7 @@ use super::queue::Lane;
 use super::runtime::Runtime;
 use super::sync::Tickets;
 use super::turn::Turn;
+use super::worker::Urgency;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Files, Phase, WalNotes};
 use crate::clock::{self, Deadline};
@@ -26,25 +27,7 @@ use crate::staging::log::Log;
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
 use crate::status::Notices;
-use crate::types::{PageSize, Pgno, Timestamp, Txid};
-
-/// What the status table says of one replica.
-#[derive(Clone, Debug)]
-pub struct ReplicaStatus {
-    pub path: PathBuf,
-    pub replica: String,
-    pub role: &'static str,
-    pub state: &'static str,
-    pub txid: Option<Txid>,
-    pub acknowledged: Option<Txid>,
-    pub lag_ms: u64,
-    pub queued_bytes: u64,
-    pub last_error: Option<String>,
-    pub last_error_at: Option<Timestamp>,
-    pub last_event: Option<String>,
-    pub zero_salt_frames: u64,
-    pub retries: u64,
-}
+use crate::types::{PageSize, Pgno, Txid};
 
 /// Shared by the hooks of its connections and the worker. Lives until the last connection of this process closes.
 pub struct Database {
@@ -67,7 +50,7 @@ pub struct Database {
     // Guards everything that only one thread may do at a time; never taken on an application's thread.
     pub(super) engine: Mutex<Engine>,
     // Guards errors and events, of the database and home first, then of each copy.
-    notices: Mutex<Vec<Notices>>,
+    pub(super) notices: Mutex<Vec<Notices>>,
     phase: Mutex<Phase>,
     /// Somebody wanted a run while one was under way.
     again: AtomicBool,
@@ -78,13 +61,13 @@ pub struct Database {
     /// A run is due: the same, for a look at every commit.
     scheduled: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
-    dirty_since_ms: AtomicU64,
+    pub(super) dirty_since_ms: AtomicU64,
     /// Everything committed before this moment is acknowledged, monotonic.
     covered_ms: AtomicU64,
     page_size: AtomicU32,
     /// Bytes of page 1 when this process last wrote it in a rollback mode; 0: not yet.
     page_1_len: AtomicU32,
-    zero_salt_frames: AtomicU64,
+    pub(super) zero_salt_frames: AtomicU64,
     frames_written: AtomicU32,
     /// The file at rest when it was last proven to be what we know.
     rest: Mutex<Option<FileStat>>,
@@ -364,51 +347,11 @@ impl Database {
         *self.phase.lock()
     }
 
-    pub fn last_error(&self) -> Option<String> {
-        self.notices
-            .lock()
-            .iter()
-            .filter(|n| n.last_error.is_some())
-            .max_by_key(|n| n.last_error_at)?
-            .last_error
-            .clone()
-    }
-
-    /// One row a replica.
-    pub fn status(&self) -> Vec<ReplicaStatus> {
-        let sealed = self.log.recorded().ok().flatten().map(|r| r.position.txid);
-        let dirty = self.dirty_since_ms.load(Ordering::Relaxed);
-        let lag_ms = if dirty == 0 { 0 } else { clock::monotonic_ms().saturating_sub(dirty) };
-        let notices = self.notices.lock();
-        let rows = self.settings.replicas.iter().zip(notices.iter()).enumerate();
-        rows.map(|(index, (url, notices))| {
-            let acknowledged = self.state.acknowledged(index);
-            ReplicaStatus {
-                path: self.path.clone(),
-                replica: url.to_string(),
-                role: if index == 0 { "home" } else { "copy" },
-                state: self.phase().name(),
-                txid: sealed,
-                acknowledged,
-                lag_ms,
-                queued_bytes: self.queued_bytes(acknowledged),
-                last_error: notices.last_error.clone(),
-                last_error_at: notices.last_error_at,
-                last_event: notices.last_event.clone(),
-                zero_salt_frames: self.zero_salt_frames.load(Ordering::Relaxed),
-                retries: notices.retries,
-            }
-        })
-        .collect()
-    }
-
-    fn queued_bytes(&self, acknowledged: Option<Txid>) -> u64 {
-        let txids = self.log.txids().unwrap_or_default();
-        let queued = txids.into_iter().filter(|&t| acknowledged.is_none_or(|a| t > a));
-        queued.map(|t| std::fs::metadata(self.log.path_of(t)).map_or(0, |m| m.len())).sum()
-    }
-
     // ---- for the worker
+
+    pub(super) fn urgency(&self) -> Urgency {
+        if self.waits_for_replica() { Urgency::Waited } else { Urgency::Low }
+    }
 
     /// What a run that begins now may wait for.
     pub(super) fn lane(&self) -> Lane {

@@ -14,7 +14,7 @@ use super::followed::Database;
 use super::live::{LiveFiles, wal_bytes};
 use super::prepare::{self, Opening};
 use super::shm_wal::ShmWal;
-use super::worker::{Everyone, Worker};
+use super::worker::{Everyone, Urgency, Worker};
 use crate::capture::Files;
 use crate::clock::Deadline;
 use crate::config::{Config, Settings};
@@ -34,6 +34,8 @@ pub struct Runtime {
     // Guards the table of open databases; held while one is opened, so that two threads open it once.
     databases: Mutex<HashMap<PathBuf, Arc<Database>>>,
     worker: Worker,
+    /// For databases whose commits wait for the replica.
+    prompt: Worker,
     // Guards the list of what is open for reading only.
     read_only: Mutex<Vec<Weak<(PathBuf, String)>>>,
     // Guards the text of the newest open that was refused: SQLite swallows it in ATTACH.
@@ -65,7 +67,8 @@ impl Runtime {
                 generation,
                 config: Config::from_environment(),
                 databases: Mutex::default(),
-                worker: Worker::default(),
+                worker: Worker::new(Urgency::Low),
+                prompt: Worker::new(Urgency::Waited),
                 read_only: Mutex::default(),
                 refusal: Mutex::default(),
             },
@@ -73,7 +76,14 @@ impl Runtime {
     }
 
     pub(super) fn schedule(&self, database: &Arc<Database>, at: Instant) {
-        self.worker.schedule(database, at);
+        self.worker_of(database).schedule(database, at);
+    }
+
+    fn worker_of(&self, database: &Database) -> &Worker {
+        match database.urgency() {
+            Urgency::Low => &self.worker,
+            Urgency::Waited => &self.prompt,
+        }
     }
 
     /// Decides over the open of a database, before its file is opened. Nothing of SQLite's is created or changed, but
@@ -130,7 +140,7 @@ impl Runtime {
                 None => Arc::new(prepared.finish(base)?),
             },
         };
-        self.worker.start(self, database.lane())?;
+        self.worker_of(&database).start(self, database.lane())?;
         static AT_EXIT: Once = Once::new();
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
         databases.insert(database.path.clone(), Arc::clone(&database));

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use crate::lock::{Condvar, Mutex};
 
-/// Frames from which on committers take turns: twice SQLite's own checkpoint size.
-const FRAMES_LONG: u32 = 2000;
+/// Frames from which on the WAL is long: SQLite's own checkpoint size.
+pub const FRAMES_LONG: u32 = 1000;
 /// Frames more before another try when a checkpoint did not lead to a new start.
 const FRAMES_MORE: u32 = 250;
 /// How soon after a commit SQLite begins a checkpoint, if it is going to.
-const BEGIN_MAX: Duration = Duration::from_millis(5);
+const BEGIN_MAX: Duration = Duration::from_millis(20);
 /// Longest wait for a checkpoint.
 const CHECKPOINT_MAX: Duration = Duration::from_millis(500);
 
@@ -28,6 +28,8 @@ struct Round {
     has_begun: bool,
     /// Frames below which no round begins, until the WAL has started over.
     patience: u32,
+    /// Rounds, one after the other, in which nobody began a checkpoint.
+    idle: u32,
 }
 
 #[derive(Debug, Default)]
@@ -56,8 +58,10 @@ impl Turn {
             let until = since + if round.has_begun { CHECKPOINT_MAX } else { BEGIN_MAX };
             let is_over = self.changed.wait_until(&mut round, until).timed_out() && !round.has_begun;
             if round.since == Some(since) && (is_over || since + CHECKPOINT_MAX <= Instant::now()) {
-                // Nobody checkpoints here: ask again when the WAL is twice as long.
-                round.patience = round.patience.max(frames.saturating_mul(2));
+                // Perhaps nobody checkpoints here at all: ask less and less often.
+                round.idle += u32::from(!round.has_begun);
+                let more = FRAMES_MORE.saturating_mul(1 << round.idle.min(16));
+                round.patience = round.patience.max(frames.saturating_add(more));
                 round.since = None;
                 self.changed.notify_all();
             }
@@ -67,7 +71,7 @@ impl Turn {
     /// A checkpoint begins in this process.
     pub fn began(&self) {
         let mut round = self.round.lock();
-        round.has_begun = true;
+        (round.has_begun, round.idle) = (true, 0);
     }
 
     /// A checkpoint has ended in this process.
@@ -103,13 +107,16 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_checkpoint_that_does_not_begin() {
         let turn = Turn::default();
-        turn.after_you(3000);
-        turn.after_you(3000);
-        assert!(turn.round.lock().since.is_none());
-        turn.after_you(5999);
-        assert!(turn.round.lock().since.is_none(), "only when the WAL is twice as long");
-        turn.after_you(6000);
-        assert!(turn.round.lock().since.is_some());
+        let rounds = |frames: std::ops::Range<u32>| {
+            let begun = frames.filter(|&frames| {
+                turn.after_you(frames);
+                let begun = turn.round.lock().since.is_some();
+                turn.after_you(frames);
+                begun
+            });
+            begun.count()
+        };
+        assert_eq!(rounds(FRAMES_LONG..40_000), 7, "at +500, +1000, +2000, ...");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! Nobody is woken for a commit: the first commit of a group schedules the group's end. Without traffic the
 //! threads sleep, but for a look twice a second at what other programs may have committed.
+//! Databases whose commits wait for the replica have a worker of their own at the application's priority.
 //! Of those that sleep one watches the clock, so that not all of them wake for each run; who goes to work calls
 //! another one to watch it.
 
@@ -27,7 +28,7 @@ use crate::types::Level;
 const THREADS: usize = 2;
 /// The same with a bucket: a put of 50 ms holds a thread that long.
 const THREADS_WITH_BUCKET: usize = 6;
-/// The worker yields to the application: a writer never waits for a compressor.
+/// What nobody waits for yields to the application: a writer never waits for a compressor.
 const NICE: u8 = 10;
 /// Pace of the look at what programs without the extension committed.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
@@ -62,8 +63,17 @@ pub trait Everyone: Send + Sync {
     fn open_databases(&self) -> Vec<Arc<Database>>;
 }
 
-#[derive(Default)]
+/// Whose work it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Of the background.
+    Low,
+    /// An application's thread waits for it.
+    Waited,
+}
+
 pub struct Worker {
+    urgency: Urgency,
     // Guards what is due, and who sleeps.
     plan: Mutex<Plan>,
     /// Wakes the one that watches the clock.
@@ -78,6 +88,10 @@ enum Next {
 }
 
 impl Worker {
+    pub fn new(urgency: Urgency) -> Worker {
+        Worker { urgency, plan: Mutex::default(), earlier: Condvar::default(), called: Condvar::default() }
+    }
+
     /// Runs `database` at `at`, on a thread of ours.
     pub fn schedule(&self, database: &Arc<Database>, at: Instant) {
         let lane = database.lane();
@@ -99,7 +113,8 @@ impl Worker {
         let mut plan = self.plan.lock();
         plan.next_poll.get_or_insert_with(|| Instant::now() + FOREIGN_POLL);
         while plan.threads < threads {
-            os::spawn_quiet("sqlreplicate", NICE, move || self.work(everyone))
+            let nice = if self.urgency == Urgency::Low { NICE } else { 0 };
+            os::spawn_quiet("sqlreplicate", nice, move || self.work(everyone))
                 .map_err(|e| Error::new(Kind::Io, format!("cannot start a worker thread: {e}")))?;
             plan.threads += 1;
         }
@@ -117,7 +132,8 @@ impl Worker {
                     ran = Some(run.lane);
                 }
                 Next::Poll => {
-                    let open = everyone.open_databases();
+                    let mut open = everyone.open_databases();
+                    open.retain(|database| database.urgency() == self.urgency);
                     if open.is_empty() {
                         self.plan.lock().next_poll = None;
                     }

@@ -63,17 +63,13 @@ fn thread_token() -> usize {
 impl FileLife {
     /// # Safety
     /// `file` stays at its place and open until [`FileLife::unmapped`] and the last hook have returned.
-    pub(super) unsafe fn new(
-        vfs: &'static Registration,
-        file: *mut sys::sqlite3_file,
-        flags: c_int,
-    ) -> Arc<FileLife> {
+    pub(super) unsafe fn new(vfs: &'static Registration, file: *mut sys::sqlite3_file) -> Arc<FileLife> {
         Arc::new(FileLife {
             file,
             in_hook: AtomicUsize::new(0),
             mapping: RwLock::default(),
             generation: os::fork_generation(),
-            mark: ReadMark::new(flags),
+            mark: ReadMark::new(),
             vfs,
         })
     }

@@ -180,7 +180,7 @@ pub(super) unsafe fn open_main(
             }
             return rc;
         }
-        let life = FileLife::new(vfs, below(file), flags);
+        let life = FileLife::new(vfs, below(file));
         life.enter_hook();
         let handle = life.handle();
         let answer = guard::catch(|| pending.opened(handle).map(Follow::Main)).unwrap_or_else(|text| {
@@ -219,7 +219,7 @@ pub(super) unsafe fn open_wal(
             }
             return rc;
         }
-        wrap(vfs, file, FileLife::new(vfs, below(file), flags), Follow::Wal(hooks))
+        wrap(vfs, file, FileLife::new(vfs, below(file)), Follow::Wal(hooks))
     }
 }
 

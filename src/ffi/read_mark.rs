@@ -15,7 +15,7 @@
 
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use libsqlite3_sys as sys;
 
@@ -32,22 +32,24 @@ pub(super) struct ReadMark {
     is_released: AtomicBool,
     /// Where SQLite keeps the connection of this file; NULL before it said so.
     connection: AtomicPtr<*mut sys::sqlite3>,
-    shares_cache: bool,
+    /// Connections that were told of; the second one shares the cache of the first.
+    users: AtomicU32,
 }
 
 impl ReadMark {
-    /// `flags`: of xOpen.
-    pub(super) fn new(flags: c_int) -> ReadMark {
+    pub(super) fn new() -> ReadMark {
         ReadMark {
             held: AtomicI32::new(NONE),
             is_released: AtomicBool::new(false),
             connection: AtomicPtr::new(ptr::null_mut()),
-            shares_cache: flags & sys::SQLITE_OPEN_SHAREDCACHE != 0,
+            users: AtomicU32::new(0),
         }
     }
 
-    /// SQLite told which connection the file belongs to (SQLITE_FCNTL_PDB); the place is valid while the file is open.
+    /// SQLite told which connection the file belongs to (SQLITE_FCNTL_PDB, once for each that opens it: btree.c,
+    /// sqlite3BtreeOpen). The place is valid while the file is open. Of a shared cache xOpen is not told.
     pub(super) fn belongs_to(&self, connection: *mut *mut sys::sqlite3) {
+        self.users.fetch_add(1, Ordering::AcqRel);
         self.connection.store(connection, Ordering::Release);
     }
 
@@ -74,7 +76,7 @@ impl ReadMark {
     pub(super) unsafe fn release(&self, api: &Api, file: *mut sys::sqlite3_file) -> bool {
         let slot = self.held.load(Ordering::Relaxed);
         let connection = self.connection.load(Ordering::Acquire);
-        if slot == NONE || self.shares_cache || connection.is_null() {
+        if slot == NONE || self.users.load(Ordering::Acquire) != 1 || connection.is_null() {
             return false;
         }
         if self.is_released.load(Ordering::Relaxed) {

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::capture::{Files, cycle_of};
 use crate::clock::Deadline;
 use crate::database::{
-    Connected, ConnectionId, Database, FRAMES_FREE, Runtime, ShmWal, Writing, beside, flush, is_hot,
+    Connected, ConnectionId, Database, FRAMES_LONG, Runtime, ShmWal, Writing, beside, flush, is_hot,
 };
 use crate::error::{Error, Result};
 use crate::ffi::hooks::{ConnectionFile, MainHooks, NotAcknowledged, ShmRegion};
@@ -147,7 +147,7 @@ impl MainFile {
     fn wait_for_replica(&self, in_wal_mode: bool) -> Result<(), NotAcknowledged> {
         let _stand = (!in_wal_mode).then(|| self.db.standing.stand());
         let frames = self.wal.glance().map_or(0, |(_, _, frames)| frames);
-        if frames > FRAMES_FREE {
+        if frames > FRAMES_LONG {
             // What hinders it costs disk, no more.
             let _ = self.file.release_read_mark();
         }
