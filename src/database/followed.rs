@@ -68,6 +68,7 @@ pub struct Database {
     /// Bytes of page 1 when this process last wrote it in a rollback mode; 0: not yet.
     page_1_len: AtomicU32,
     pub(super) zero_salt_frames: AtomicU64,
+    pub(super) single_writer: AtomicBool,
     frames_written: AtomicU32,
     /// The file at rest when it was last proven to be what we know.
     rest: Mutex<Option<FileStat>>,
@@ -143,6 +144,7 @@ impl Database {
             page_size: AtomicU32::new(page_size),
             page_1_len: AtomicU32::new(0),
             zero_salt_frames: AtomicU64::new(0),
+            single_writer: AtomicBool::new(false),
             frames_written: AtomicU32::new(0),
             polled: Mutex::new(parts.rest.clone()),
             rest: Mutex::new(parts.rest),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::followed::Database;
 use crate::clock;
+use crate::config::ReplicaUrl;
 use crate::types::{Timestamp, Txid};
 
 /// What the status table says of one replica.
@@ -26,6 +27,16 @@ pub struct ReplicaStatus {
 }
 
 impl Database {
+    /// The home replica ignores conditions.
+    pub(super) fn is_single_writer(&self, url: &ReplicaUrl) {
+        if !self.single_writer.swap(true, Ordering::Relaxed) {
+            self.notices().event(format!(
+                "the store of {url} ignores conditional writes (single-writer): a second writer would not be noticed, so \
+                 make sure that there is none"
+            ));
+        }
+    }
+
     pub fn last_error(&self) -> Option<String> {
         self.notices
             .lock()
@@ -48,7 +59,11 @@ impl Database {
             ReplicaStatus {
                 path: self.path.clone(),
                 replica: url.to_string(),
-                role: if index == 0 { "home" } else { "copy" },
+                role: match index {
+                    0 if self.single_writer.load(Ordering::Relaxed) => "home, single-writer",
+                    0 => "home",
+                    _ => "copy",
+                },
                 state: self.phase().name(),
                 txid: sealed,
                 acknowledged,

@@ -113,6 +113,9 @@ impl Engine {
         let outcome = match home.put(&db.log, &sealed) {
             Ok(outcome) => {
                 self.put_took = began.elapsed();
+                if home.client().is_single_writer() {
+                    db.is_single_writer(&self.replicas[0].url);
+                }
                 outcome
             }
             Err(error) => {

@@ -45,6 +45,11 @@ pub trait Client: Send + Sync {
     /// Whether [`FileInfo::same_object`] tells every object from a later one of its name, whatever their bytes.
     fn tells_objects_apart(&self) -> bool;
 
+    /// Whether the store is known to ignore that a name is taken: a second writer would not be noticed.
+    fn is_single_writer(&self) -> bool {
+        false
+    }
+
     /// Opens exactly the object that was listed.
     ///
     /// # Errors

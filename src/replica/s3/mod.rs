@@ -3,6 +3,7 @@
 //! ```text
 //! mod          names and promises of a replica          store       objects by key, what a refusal means
 //! object       the bytes of one object, read in order   http        one request, one answer
+//! probe        what a bucket honours, asked once
 //! credentials  whose keys                               place, endpoint, sign, answer   pure: names, signatures, XML
 //! ```
 //!
@@ -18,15 +19,18 @@ mod endpoint;
 mod http;
 mod object;
 mod place;
+mod probe;
 mod sign;
 mod store;
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::client::{Client, ReadSeek};
 use crate::clock::Deadline;
 use crate::error::{Error, Kind, Result};
+use crate::lock::Mutex;
 use crate::ltx::name;
 use crate::types::{Etag, FileInfo, Identity, Level, Timestamp, TxidRange};
 use answer::Listed;
@@ -34,6 +38,7 @@ use credentials::Credentials;
 use endpoint::Endpoint;
 use http::{Http, http_date};
 use object::Object;
+use probe::Probed;
 use std::sync::Arc;
 use store::Store;
 
@@ -82,6 +87,8 @@ impl Options {
 pub struct Session {
     http: Http,
     credentials: Credentials,
+    // Guards what is known of each bucket; held while one is asked.
+    probed: Mutex<HashMap<String, Probed>>,
 }
 
 impl Session {
@@ -90,7 +97,8 @@ impl Session {
     /// # Errors
     /// `Invalid` with the path of a bundle that is none; `NotFound`, `Io`.
     pub fn new(ca_bundle: Option<&Path>, sources: Sources) -> Result<Session> {
-        Ok(Session { http: Http::new(ca_bundle)?, credentials: Credentials::new(sources) })
+        let (http, credentials) = (Http::new(ca_bundle)?, Credentials::new(sources));
+        Ok(Session { http, credentials, probed: Mutex::default() })
     }
 }
 
@@ -209,8 +217,10 @@ fn taken(store: &Store, key: &str) -> Error {
     Error::exists(format!("{store}/{key} exists already"))
 }
 
+/// Some stores leave the quotes out of their listings.
 fn etag(text: &str, store: &Store, key: &str) -> Result<Etag> {
-    Etag::new(text).ok_or_else(|| {
+    let quoted = if text.is_empty() || text.contains('"') { text.to_owned() } else { format!("\"{text}\"") };
+    Etag::new(&quoted).ok_or_else(|| {
         Error::corrupt(format!("{store}/{key}: the store gives no ETag that could name an object"))
     })
 }
@@ -243,6 +253,10 @@ impl Client for S3Replica {
         false
     }
 
+    fn is_single_writer(&self) -> bool {
+        self.store.known().is_some_and(|probed| !probed.conditions)
+    }
+
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>> {
         let key = self.key(file.level, file.range);
         let Identity::Stored { etag, .. } = file.identity else {
@@ -259,6 +273,9 @@ impl Client for S3Replica {
         body: &mut dyn Read,
     ) -> Result<FileInfo> {
         let key = self.key(level, range);
+        if !self.store.probed(&self.prefix)?.conditions && self.store.head(&key)?.is_some() {
+            return Err(taken(&self.store, &key));
+        }
         let labels = self.labels(timestamp);
         let first = read_part(body, self.part_bytes, &key)?;
         let outcome = if first.len() < self.part_bytes {

@@ -223,6 +223,9 @@ impl Store {
                 )
             }
             (403, _) => (Kind::Invalid, format!("not allowed: {}", said(status, fault))),
+            (501, _) | (_, "NotImplemented") => {
+                (Kind::Invalid, format!("the store cannot do this: {}", said(status, fault)))
+            }
             (409 | 429 | 500.., _) | (_, "SlowDown" | "RequestTimeout" | "InternalError") => {
                 (Kind::Busy, format!("try again later: {}", said(status, fault)))
             }

@@ -1,0 +1,74 @@
+"""What a store honours is tried out before the first put, and a store that ignores conditions says so in the status."""
+
+import sqlite3
+
+import harness
+import pytest
+import s3_servers
+
+SCRIPT = """
+import sqlite3, sys
+extension, uri = sys.argv[1:]
+c = sqlite3.connect(":memory:"); c.enable_load_extension(True); c.load_extension(extension)
+c = sqlite3.connect(uri, uri=True, isolation_level=None)
+c.execute("CREATE TABLE IF NOT EXISTS t(x)")
+for line in sys.stdin:
+    try:
+        c.execute(line)
+        c.execute("SELECT replica_sync()")
+    except sqlite3.Error as error:
+        print(error)
+    print(*c.execute("SELECT role, state, last_event FROM replica_status").fetchone(), flush=True)
+"""
+
+
+def writer(server, database, prefix, environment):
+    uri = (
+        f"file:{database}?vfs=replvfs&replica=s3://bkt/{prefix}&replica_endpoint={server.endpoint}"
+        f"&replica_region={s3_servers.REGION}&replica_interval=0"
+    )
+    return harness.Process(SCRIPT, harness.EXTENSION.with_suffix(""), uri, env=environment)
+
+
+@pytest.mark.parametrize("kind,role", [("weed", "home"), ("rclone", "home, single-writer")])
+def test_verdict_stands_in_the_status(kind, role, tmp_path):
+    server = getattr(s3_servers, kind)(tmp_path)
+    try:
+        environment = server.environment()
+        with writer(server, tmp_path / "app.db", "some/app", environment) as process:
+            process.tell("INSERT INTO t VALUES (1)")
+            answer = process.line()
+            assert answer.startswith(f"{role} Live"), answer
+            assert ("ignores conditional writes (single-writer)" in answer) == (kind == "rclone")
+            process.tell("INSERT INTO t VALUES (2)")
+            assert process.line().startswith(f"{role} Live")
+            process.finish()
+        keys = [found["Key"] for found in server.client().list_objects_v2(Bucket="bkt")["Contents"]]
+        assert [key for key in keys if "probe" in key] == []
+        restored = tmp_path / "restored.db"
+        harness.run([harness.CLI, "restore", server.url("some/app"), restored], env=environment)
+        assert sqlite3.connect(restored).execute("SELECT sum(x) FROM t").fetchone() == (3,)
+    finally:
+        server.stop()
+
+
+def test_second_writer_is_noticed_where_it_does_not_race_although_conditions_are_ignored(tmp_path):
+    server = s3_servers.rclone(tmp_path)
+    try:
+        environment = server.environment()
+        first, second = (tmp_path / name for name in ("first", "second"))
+        first.mkdir()
+        with writer(server, first / "app.db", "shared", environment) as one:
+            one.tell("INSERT INTO t VALUES (1)")
+            assert one.line().startswith("home, single-writer Live")
+            harness.run(["cp", "-a", first, second])
+            with writer(server, second / "app.db", "shared", environment) as two:
+                two.tell("SELECT 1")
+                assert two.line().startswith("home")
+                one.tell("INSERT INTO t VALUES (2)")
+                assert one.line().startswith("home, single-writer Live")
+                two.tell("INSERT INTO t VALUES (3)")
+                answer = two.until("Fenced")
+                assert "home" in answer
+    finally:
+        server.stop()
