@@ -12,7 +12,10 @@
 //!
 //! Memory: two pages, a bit a page, and eight bytes a page when the page checksums are asked for.
 
+pub mod apply;
+pub mod overlay;
 mod pages;
+pub mod tail;
 
 use crate::catalog::{Chain, Target, chain_to};
 use crate::error::{Error, Kind, Result};
