@@ -8,7 +8,7 @@
 .open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/b&replica2=file://@DIR@/b'
 .open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/b&replica_colour=red'
 .open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/b&replica_log=relative'
-.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/b&replica_on_behind=keep'
+.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/b&replica_on_behind=sometimes'
 .open 'file:@DIR@/nowhere/app.db?vfs=replvfs&replica=file://@DIR@/b'
 .shell ls -A
 -- replica=none passes through.

@@ -1,5 +1,6 @@
 //! The only reader of wall clock and deadlines.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::types::Timestamp;
@@ -27,6 +28,23 @@ pub fn machine_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+/// The moment this machine was started, nanoseconds since 1970, as the wall clock of now has it.
+pub fn booted_ns() -> i128 {
+    let pretended = PRETENDED_BOOT_NS.load(Ordering::Relaxed);
+    if pretended != 0 {
+        return i128::from(pretended);
+    }
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    coarse_now_ns() - (i128::from(up.tv_sec) * 1_000_000_000 + i128::from(up.tv_nsec))
+}
+
+/// A seam of the tests: [`booted_ns`] answers this from now on.
+pub fn pretend_boot(at_ns: i64) {
+    PRETENDED_BOOT_NS.store(at_ns, Ordering::Relaxed);
+}
+
+static PRETENDED_BOOT_NS: AtomicI64 = AtomicI64::new(0);
 
 /// A moment until which something may take.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 //! Test seams, environment variables that no user needs: `SQLITEREPLICATE_TEST_VFS_NAME` (the default VFS's name;
 //! a test of SQLite's suite runs only under `unix`), `SQLITEREPLICATE_TEST_STATS` (file for call counts),
 //! `SQLITEREPLICATE_TEST_WRAP=1` (wrap every database, replicate none), `SQLITEREPLICATE_TEST_KILL_AT` (number of
-//! calls on followed files, counted from the load, at which the process is killed).
+//! calls on followed files, counted from the load, at which the process is killed), `SQLITEREPLICATE_TEST_BOOTED_NS`
+//! (when the machine was started: nanoseconds since 1970).
 
 use std::env;
 use std::path::PathBuf;
@@ -21,6 +22,9 @@ use crate::vfs::shim::{Replicating, WrapAll};
 /// # Errors
 /// The load fails with the text.
 pub fn settings() -> std::result::Result<Settings, String> {
+    if let Some(at) = env::var("SQLITEREPLICATE_TEST_BOOTED_NS").ok().and_then(|ns| ns.parse().ok()) {
+        crate::clock::pretend_boot(at);
+    }
     Ok(Settings {
         default_vfs: Runtime::get().config.default_vfs(),
         default_vfs_name: env::var("SQLITEREPLICATE_TEST_VFS_NAME")

@@ -1,63 +1,198 @@
-//! The state of a database that nobody has open: its file, and the committed frames of a WAL left beside it.
+//! The state of a database that nobody has open: its file, as the journal left beside it would restore it, and the
+//! committed frames of a WAL left beside it. Nothing is changed.
 
 use super::{Files, Shape};
 use crate::capture::wal_pages::file_shape;
 use crate::error::Result;
 use crate::ltx::page_checksum;
+use crate::sqlite::journal::{self, Playback};
 use crate::sqlite::wal::{self, Chain};
-use crate::types::{Checksum, Pgno};
+use crate::types::{Checksum, PageSize, Pgno};
 
 /// A whole database, by checksums.
 pub struct AtRest {
     pub shape: Shape,
     pub checksum: Checksum,
-    /// Of each page, the lock-byte page left out.
-    pub pages: Vec<(Pgno, Checksum)>,
+    /// Of each page, by page number from 1; the lock-byte page is [`Checksum::EMPTY`].
+    pub pages: Vec<Checksum>,
+    /// The states before it: that of the file without the WAL, then that after each commit in the WAL but the last. One
+    /// that a checkpoint has begun to overwrite in the file is in no history.
+    pub before: Vec<Checksum>,
+    /// The start of page 1.
+    pub page_1: [u8; 100],
+}
+
+impl AtRest {
+    /// Checksum of a page; `None` past the end.
+    pub fn page(&self, pgno: Pgno) -> Option<Checksum> {
+        self.pages.get(pgno.get() as usize - 1).copied()
+    }
+
+    /// Every page with its checksum, the lock-byte page left out.
+    pub fn stored(&self) -> impl Iterator<Item = (Pgno, Checksum)> + '_ {
+        let lock = self.shape.page_size.lock_pgno();
+        (1u32..).filter_map(Pgno::new).zip(self.pages.iter().copied()).filter(move |&(p, _)| p != lock)
+    }
+}
+
+/// A journal that the next reader would play back, and how to read it.
+pub struct Hot<'a> {
+    pub playback: Playback,
+    pub read: &'a journal::Read<'a>,
 }
 
 /// Reads the whole database as SQLite would find it at its next open. `None`: it has no pages, or nothing says their
-/// size. A hot journal is not played back: the caller looks for one.
+/// size.
 ///
 /// # Errors
 /// `Io`.
-pub fn read(files: &dyn Files) -> Result<Option<AtRest>> {
-    let chain = wal_chain(files)?;
-    let committed = chain.as_ref().filter(|c| c.committed() > 0);
-    let shape = match committed {
-        Some(chain) => Shape { page_size: chain.header().page_size, page_count: chain.page_count() },
-        None => match file_shape(files, None)? {
-            Some(shape) => shape,
-            None => return Ok(None),
-        },
+pub fn read(files: &dyn Files, hot: Option<&Hot<'_>>) -> Result<Option<AtRest>> {
+    let header = wal_header(files)?;
+    let shape = match hot {
+        Some(hot) => Some(Shape { page_size: hot.playback.page_size, page_count: hot.playback.page_count }),
+        None => file_shape(files, header.map(|h| h.page_size))?,
     };
-    let mut page = vec![0; shape.page_size.bytes()];
-    let mut pages = Vec::with_capacity(shape.page_count as usize);
-    let mut checksum = Checksum::EMPTY;
-    let lock = shape.page_size.lock_pgno();
-    for pgno in (1..=shape.page_count).filter_map(Pgno::new).filter(|&p| p != lock) {
-        match committed.and_then(|c| c.find(pgno)) {
-            Some(frame) => files.read_wal(wal::page_offset(frame, shape.page_size), &mut page)?,
-            None => files.read_database(pgno.offset(shape.page_size), &mut page)?,
-        };
-        let sum = page_checksum(pgno, &page);
-        checksum = checksum.toggle(sum);
-        pages.push((pgno, sum));
+    let page_size = match (header, shape) {
+        (Some(header), Some(shape)) if header.page_size == shape.page_size => header.page_size,
+        (Some(header), None) => header.page_size,
+        (_, Some(shape)) => shape.page_size,
+        (None, None) => return Ok(None),
+    };
+    let mut sums = Sums::of_file(files, hot, page_size, shape.map_or(0, |s| s.page_count))?;
+    if let Some(header) = header.filter(|h| h.page_size == page_size) {
+        sums.follow(files, header)?;
     }
-    Ok(Some(AtRest { shape, checksum, pages }))
-}
-
-fn wal_chain(files: &dyn Files) -> Result<Option<Chain>> {
-    let mut bytes = [0; wal::HEADER_LEN];
-    if files.read_wal(0, &mut bytes)? < bytes.len() {
+    if sums.count == 0 {
         return Ok(None);
     }
-    let Some(header) = wal::parse_header(&bytes) else { return Ok(None) };
-    let mut chain = Chain::new(header);
-    let mut frame = vec![0; wal::FRAME_HEADER_LEN + header.page_size.bytes()];
-    loop {
-        let there = files.read_wal(wal::frame_offset(chain.next_frame(), header.page_size), &mut frame)?;
-        if there < frame.len() || !chain.accept(&frame) {
-            return Ok(Some(chain));
+    sums.pages.truncate(sums.count as usize);
+    let shape = Shape { page_size, page_count: sums.count };
+    Ok(Some(AtRest {
+        shape,
+        checksum: sums.total,
+        pages: sums.pages,
+        before: sums.before,
+        page_1: sums.page_1,
+    }))
+}
+
+/// What became of the committed frames that were seen in a WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    Whole,
+    /// A recovery does not reach the last of them: SQLite before 3.53.4 can commit frames without salts.
+    Lost,
+    /// They are not there: somebody put an older WAL here.
+    Gone,
+}
+
+/// Looks whether the WAL still holds the `seen` committed frames of its cycle. Reads the headers of frames only.
+///
+/// # Errors
+/// `Io`.
+pub fn frames_left(files: &dyn Files, seen: u32) -> Result<Frames> {
+    let Some(header) = wal_header(files)? else {
+        return Ok(if seen > 0 { Frames::Gone } else { Frames::Whole });
+    };
+    let mut bytes = [0; wal::FRAME_HEADER_LEN];
+    for frame in 1..=seen {
+        let there = files.read_wal(wal::frame_offset(frame, header.page_size), &mut bytes)?;
+        match wal::parse_frame_header(&bytes).filter(|_| there == bytes.len()) {
+            Some(found) if found.salts == header.salts => {}
+            Some(found) if found.salts == 0 => return Ok(Frames::Lost),
+            _ => return Ok(Frames::Gone),
         }
+    }
+    Ok(Frames::Whole)
+}
+
+fn wal_header(files: &dyn Files) -> Result<Option<wal::WalHeader>> {
+    let mut bytes = [0; wal::HEADER_LEN];
+    let there = files.read_wal(0, &mut bytes)?;
+    Ok(wal::parse_header(&bytes).filter(|_| there == bytes.len()))
+}
+
+/// The checksums of all pages there are, and the total over those that count.
+struct Sums {
+    page_size: PageSize,
+    pages: Vec<Checksum>,
+    count: u32,
+    total: Checksum,
+    before: Vec<Checksum>,
+    page_1: [u8; 100],
+}
+
+impl Sums {
+    /// The pages of the file. More of them than `count` may come to count with a commit in the WAL.
+    fn of_file(files: &dyn Files, hot: Option<&Hot<'_>>, page_size: PageSize, count: u32) -> Result<Sums> {
+        let by_size =
+            u32::try_from(files.database_size()?.div_ceil(page_size.get().into())).unwrap_or(u32::MAX);
+        let there = if hot.is_some() { count } else { by_size.max(count) };
+        let mut pages = Vec::with_capacity(there as usize);
+        let mut page = vec![0; page_size.bytes()];
+        let (mut total, lock) = (Checksum::EMPTY, page_size.lock_pgno());
+        let mut page_1 = [0; 100];
+        for pgno in (1..=there).filter_map(Pgno::new) {
+            let mut sum = Checksum::EMPTY;
+            if pgno != lock {
+                match hot.and_then(|hot| hot.playback.pages.get(&pgno).map(|&at| (hot, at))) {
+                    Some((hot, at)) => (hot.read)(at, &mut page)?,
+                    None => files.read_database(pgno.offset(page_size), &mut page)?,
+                };
+                sum = page_checksum(pgno, &page);
+            }
+            if pgno == Pgno::FIRST {
+                page_1.copy_from_slice(&page[..100]);
+            }
+            if pgno.get() <= count {
+                total = total.toggle(sum);
+            }
+            pages.push(sum);
+        }
+        Ok(Sums { page_size, pages, count, total, before: Vec::new(), page_1 })
+    }
+
+    /// Adds the commits of the WAL, as far as a recovery would.
+    fn follow(&mut self, files: &dyn Files, header: wal::WalHeader) -> Result<()> {
+        let mut chain = Chain::new(header);
+        let mut frame = vec![0; wal::FRAME_HEADER_LEN + self.page_size.bytes()];
+        let mut open: Vec<(Pgno, Checksum)> = Vec::new();
+        let mut page_1 = self.page_1;
+        loop {
+            let there = files.read_wal(wal::frame_offset(chain.next_frame(), self.page_size), &mut frame)?;
+            if there < frame.len() || !chain.accept(&frame) {
+                return Ok(());
+            }
+            let header = wal::parse_frame_header(&frame).expect("BUG: an accepted frame has a header");
+            let page = &frame[wal::FRAME_HEADER_LEN..];
+            open.push((header.pgno, page_checksum(header.pgno, page)));
+            if header.pgno == Pgno::FIRST {
+                page_1.copy_from_slice(&page[..100]);
+            }
+            if let Some(page_count) = header.commit {
+                self.before.push(self.total);
+                self.page_1 = page_1;
+                open.drain(..).for_each(|(pgno, sum)| self.put(pgno, sum));
+                self.resize(page_count);
+            }
+        }
+    }
+
+    fn put(&mut self, pgno: Pgno, sum: Checksum) {
+        let at = pgno.get() as usize - 1;
+        if at >= self.pages.len() {
+            self.pages.resize(at + 1, Checksum::EMPTY);
+        }
+        if pgno.get() <= self.count {
+            self.total = self.total.toggle(self.pages[at]).toggle(sum);
+        }
+        self.pages[at] = sum;
+    }
+
+    fn resize(&mut self, page_count: u32) {
+        self.pages.resize(self.pages.len().max(page_count as usize), Checksum::EMPTY);
+        let (from, to) = (self.count.min(page_count) as usize, self.count.max(page_count) as usize);
+        self.total = self.pages[from..to].iter().fold(self.total, |total, &sum| total.toggle(sum));
+        self.count = page_count;
     }
 }

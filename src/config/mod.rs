@@ -36,7 +36,7 @@ use crate::lock::Mutex;
 
 pub use self::claims::Claim;
 pub use self::rules::real_path;
-pub use self::settings::{Durability, IfMissing, Settings};
+pub use self::settings::{Durability, IfMissing, OnBehind, Settings};
 pub use self::url::ReplicaUrl;
 
 use self::claims::Claims;

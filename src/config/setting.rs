@@ -83,7 +83,7 @@ pub const SETTINGS: &[Setting] = &[
     later("replica_lease_url", None, Form::Text),
     later("replica_lease_primary", None, Form::Text),
     built("replica_open_timeout", Some("2s"), Form::Duration("0", "1h")),
-    later("replica_on_behind", Some("auto"), Form::Word(&["auto", "rollforward", "keep", "refuse"])),
+    built("replica_on_behind", Some("auto"), Form::Word(&["auto", "rollforward", "keep", "refuse"])),
     later("replica_on_conflict", Some("halt"), Form::Word(&["halt", "rejoin"])),
     built("replica_if_missing", Some("refuse"), Form::Word(&["refuse", "restore", "continue"])),
     built("replica_log", None, Form::Folder),
@@ -371,7 +371,6 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_built_takes_its_default_only() {
         for (name, value, allowed) in [
-            ("replica_on_behind", "keep", "'auto'"),
             ("replica_on_conflict", "rejoin", "'halt'"),
             ("replica_lease", "required", "'off'"),
             ("replica_lease_ttl", "31s", "'30s'"),

@@ -33,6 +33,17 @@ pub enum IfMissing {
     Continue,
 }
 
+/// What an open does with a local file that is not where the replica ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBehind {
+    /// What the findings prove.
+    Auto,
+    RollForward,
+    /// The local file becomes the next txid.
+    Keep,
+    Refuse,
+}
+
 /// Everything one database needs to know; what is not built yet has no field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -51,6 +62,7 @@ pub struct Settings {
     /// Age in which a merged level-0 file may go.
     pub l0_retention: Duration,
     pub if_missing: IfMissing,
+    pub on_behind: OnBehind,
     /// Folder of the local log, absolute.
     pub log: PathBuf,
     pub log_bytes_max: u64,
@@ -84,6 +96,12 @@ impl Settings {
                 Value::Word("restore") => IfMissing::Restore,
                 Value::Word("continue") => IfMissing::Continue,
                 _ => IfMissing::Refuse,
+            },
+            on_behind: match value(layer, "replica_on_behind") {
+                Value::Word("rollforward") => OnBehind::RollForward,
+                Value::Word("keep") => OnBehind::Keep,
+                Value::Word("refuse") => OnBehind::Refuse,
+                _ => OnBehind::Auto,
             },
             log: match layer.get("replica_log") {
                 Some(Value::Folder(folder)) => folder.clone(),

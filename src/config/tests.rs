@@ -65,6 +65,7 @@ fn a_uri_is_enough_and_the_rest_is_default() {
             flush_timeout: std::time::Duration::from_secs(5),
             l0_retention: std::time::Duration::from_secs(300),
             if_missing: IfMissing::Refuse,
+            on_behind: OnBehind::Auto,
             log: "/no/app.db-replica".into(),
             log_bytes_max: 1 << 30,
             from_environment: false,

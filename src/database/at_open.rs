@@ -3,7 +3,7 @@
 //! Pure: findings in, a verdict out. The recorded position is where the local log says the history stands. "Same
 //! state" is a claim about checksums, never about numbers: a writer id in a file is information and proves nothing.
 
-use crate::config::IfMissing;
+use crate::config::{IfMissing, OnBehind};
 use crate::ltx::Proof;
 use crate::staging::log::{Recorded, Sealed};
 use crate::types::{Checksum, Position, Txid};
@@ -15,24 +15,28 @@ pub enum Local {
     Missing,
     /// Its state is the recorded one plus pages that are noted; `noted`: there are such pages.
     Known { noted: bool },
-    /// It may have been changed unseen, by somebody who meant to.
-    Unknown,
-    /// The machine went down before it was closed: what was not synced may be lost. The state as it was found.
+    /// It may have been changed unseen, by somebody who meant to. `is_head`: it was read, and is the end of the replica.
+    Unknown { is_head: bool },
+    /// The machine went down before it was closed, or SQLite lost frames of the WAL: what was not synced may be lost.
+    /// The state as it was found.
     Crashed(Found),
     /// There is no log of ours beside it. Its checksum, when that could be computed.
     Unlogged(Option<Checksum>),
 }
 
-/// The state of a database after a crash of the machine, told by the checksum of its pages.
+/// The state of a database after a crash, told by the checksum of its pages. The end is that of the replica and of our
+/// unsent groups that follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The end of the replica.
     Head,
     /// The recorded position.
     Recorded,
-    /// An earlier position of its own history.
-    Earlier,
-    /// Neither: inside a group, or ahead of the log, or not to be told before SQLite played its journal back.
+    /// A state before the end, also inside a group: the pages of later groups make it into the end.
+    Behind,
+    /// The end, and commits that are in no group.
+    Ahead,
+    /// None of these, or not to be told.
     Other,
 }
 
@@ -55,6 +59,9 @@ pub struct Findings {
     /// Some position that this log remembers is in the replica's chain.
     pub related: bool,
     pub if_missing: IfMissing,
+    pub on_behind: OnBehind,
+    /// Commits were promised to survive (`replica_durability=commit`): in doubt the local file does not win by itself.
+    pub promised: bool,
 }
 
 impl Findings {
@@ -62,8 +69,11 @@ impl Findings {
     /// is not known, or the local file may be behind it.
     pub fn as_if_sent(self) -> Option<Findings> {
         let recorded = self.recorded?;
-        let may_go_on =
-            matches!(self.local, Local::Known { .. } | Local::Unknown | Local::Crashed(Found::Recorded));
+        let may_go_on = match self.local {
+            Local::Known { .. } | Local::Crashed(Found::Recorded) => true,
+            Local::Unknown { .. } => self.on_behind != OnBehind::RollForward,
+            _ => false,
+        };
         let Position { txid, checksum } = recorded.position;
         let proof = Some(Proof { pre: checksum, post: checksum });
         let head = Some(ReplicaHead { txid, proof });
@@ -84,6 +94,8 @@ pub enum Verdict {
     Adopt,
     /// Restore the replica into place, after sending what is unsent.
     Restore,
+    /// The local file is overwritten with the end of the history.
+    RollForward(Forward),
     /// The new database becomes the txid after the head, with all pages.
     Continue,
     /// The local file becomes the txid after the head, with all pages.
@@ -102,8 +114,19 @@ pub enum Base {
     Changed,
     /// The machine crashed, and the state is as recorded: every page is noted all the same, nothing is expected.
     Crashed,
-    /// The machine crashed, and the state is another: it wins by difference, the history keeps the rest.
+    /// The machine crashed, and the state holds more than was recorded.
+    Ahead,
+    /// The state is another: it wins by difference, the history keeps the rest.
     Doubt,
+}
+
+/// What is overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// An earlier state.
+    Ancestor,
+    /// Any state, because somebody said so.
+    Whatever,
 }
 
 /// Why an open is refused.
@@ -113,17 +136,19 @@ pub enum Refusal {
     Missing,
     /// No local file, and `continue` would drop groups that were never sent.
     MissingUnsent,
-    /// The local file is an earlier state of the replica.
+    /// The local file is an earlier state of the replica, and `replica_on_behind=refuse`.
     Behind,
-    /// The machine crashed, and the local file lost commits that the replica has.
-    Lost,
+    /// The local file was changed, and `replica_on_behind=refuse`.
+    Changed,
+    /// Nobody can tell whether the local file is behind or changed.
+    Doubt,
     /// A copied file, a deleted log, or the replica of another database.
     Unrelated,
 }
 
 /// Decides, first row that fits. Source: the table "At open" in `docs/at-open.md`.
 pub fn decide(f: &Findings) -> Verdict {
-    let continues = unsent_continues(f);
+    let continues = !following(&f.unsent, f.head).is_empty();
     match (f.local, f.head) {
         // Rows 1 to 3: no local file.
         (Local::Missing, None) if f.unsent.is_empty() => Verdict::Start,
@@ -136,88 +161,116 @@ pub fn decide(f: &Findings) -> Verdict {
         },
         // Row 4: a replica without files.
         (Local::Unlogged(_), None) => Verdict::StartOver,
-        (local, None) if continues => Verdict::GoOn(base(local)),
+        (local, None) if continues => beside_the_end(f, local),
         (_, None) => Verdict::StartOver,
         // Rows 5 and 12 without a log of ours.
         (Local::Unlogged(state), Some(head)) => {
             let same = state.is_some() && state == head.proof.map(|p| p.post);
-            if same { Verdict::Adopt } else { Verdict::Refuse(Refusal::Unrelated) }
+            if same { Verdict::Adopt } else { unrelated(f) }
         }
         (local, Some(head)) => decide_logged(f, local, head, continues),
     }
 }
 
 fn decide_logged(f: &Findings, local: Local, head: ReplicaHead, continues: bool) -> Verdict {
-    let post = head.proof.map(|p| p.post);
-    match f.recorded {
-        // A log that never sealed anything says nothing about a replica with history.
-        None => Verdict::Refuse(Refusal::Unrelated),
-        // Row 5: the log may be a second behind what we sent ourselves.
-        Some(r)
-            if local == Local::Crashed(Found::Head)
-                && r.position.txid <= head.txid
-                && !is_head(&r.position, head.txid, post) =>
-        {
-            Verdict::Adopt
-        }
-        // Row 8: only rolling forward brings back what the machine lost.
-        Some(r)
-            if local == Local::Crashed(Found::Earlier)
-                && (f.related || is_head(&r.position, head.txid, post)) =>
-        {
-            Verdict::Refuse(Refusal::Lost)
-        }
-        // Rows 5, 9 and 11: the replica ends where we do.
-        Some(r) if is_head(&r.position, head.txid, post) => Verdict::GoOn(base(local)),
-        // Row 6: our own groups follow the head.
-        Some(_) if continues => Verdict::GoOn(base(local)),
-        Some(r) if head.txid > r.position.txid && f.related && f.unsent.is_empty() => match local {
-            // Row 7: an outdated node.
-            Local::Known { noted: false } => Verdict::Refuse(Refusal::Behind),
-            // Row 8, as above.
-            Local::Crashed(Found::Recorded) => Verdict::Refuse(Refusal::Lost),
-            // Row 10: commits that are not in the replica, and another writer won.
-            Local::Known { noted: true } => Verdict::Fence,
-            // Row 11: after a loss of power the log may be a second behind what we sent ourselves.
-            Local::Crashed(_) => Verdict::LocalWins,
-            // Row 8 without a loss of power: somebody put an older file here.
-            _ => Verdict::Refuse(Refusal::Behind),
-        },
-        Some(_) if f.related => Verdict::Fence,
-        Some(_) => Verdict::Refuse(Refusal::Unrelated),
+    // A log that never sealed anything says nothing about a replica with history.
+    let Some(r) = f.recorded else { return unrelated(f) };
+    let at_head = is_head(&r.position, head);
+    let is_head = matches!(local, Local::Crashed(Found::Head) | Local::Unknown { is_head: true });
+    if at_head || continues {
+        return beside_the_end(f, local);
     }
-}
-
-fn base(local: Local) -> Base {
+    // Row 5: the log may be a second behind what we sent ourselves, and an open may end half-way.
+    if is_head && r.position.txid <= head.txid {
+        return Verdict::Adopt;
+    }
+    if !f.related {
+        return unrelated(f);
+    }
+    if head.txid <= r.position.txid || !f.unsent.is_empty() {
+        return Verdict::Fence;
+    }
     match local {
-        Local::Unknown => Base::Changed,
-        Local::Crashed(Found::Recorded | Found::Head) => Base::Crashed,
-        Local::Crashed(_) => Base::Doubt,
-        Local::Known { .. } | Local::Missing | Local::Unlogged(_) => Base::Holds,
+        // Row 7: an outdated node. Row 8: behind after a crash.
+        Local::Known { noted: false } | Local::Crashed(Found::Recorded | Found::Behind) => {
+            behind(f, Verdict::LocalWins)
+        }
+        // Row 10: commits that are not in the replica, and another writer won.
+        Local::Known { noted: true } => Verdict::Fence,
+        Local::Crashed(Found::Ahead) => Verdict::LocalWins,
+        // Row 11: the log may be a second behind what we sent ourselves; or somebody put another file here.
+        _ => in_doubt(f, Verdict::LocalWins),
     }
 }
 
-fn is_head(position: &Position, txid: Txid, post: Option<Checksum>) -> bool {
-    position.txid == txid && Some(position.checksum) == post
+/// The history ends where our log does: at the head, or with our unsent groups that follow it (row 6).
+fn beside_the_end(f: &Findings, local: Local) -> Verdict {
+    let follows = !following(&f.unsent, f.head).is_empty();
+    match local {
+        Local::Crashed(Found::Behind) => behind(f, Verdict::GoOn(Base::Doubt)),
+        Local::Crashed(Found::Head) if follows => behind(f, Verdict::GoOn(Base::Doubt)),
+        Local::Crashed(Found::Head | Found::Recorded) => Verdict::GoOn(Base::Crashed),
+        Local::Crashed(Found::Ahead) => Verdict::GoOn(Base::Ahead),
+        Local::Crashed(Found::Other) => in_doubt(f, Verdict::GoOn(Base::Doubt)),
+        // Row 9.
+        Local::Unknown { .. } => match f.on_behind {
+            OnBehind::Auto | OnBehind::Keep => Verdict::GoOn(Base::Changed),
+            OnBehind::RollForward => Verdict::RollForward(Forward::Whatever),
+            OnBehind::Refuse => Verdict::Refuse(Refusal::Changed),
+        },
+        Local::Known { .. } | Local::Missing | Local::Unlogged(_) => Verdict::GoOn(Base::Holds),
+    }
 }
 
-/// The unsent groups follow the head without a gap, by checksum and not by number.
-fn unsent_continues(f: &Findings) -> bool {
-    let (mut txid, mut state) = match f.head {
+/// Rows 7 and 8.
+fn behind(f: &Findings, keep: Verdict) -> Verdict {
+    match f.on_behind {
+        OnBehind::Auto | OnBehind::RollForward => Verdict::RollForward(Forward::Ancestor),
+        OnBehind::Keep => keep,
+        OnBehind::Refuse => Verdict::Refuse(Refusal::Behind),
+    }
+}
+
+/// Row 11: asynchronously the local file wins; where commits were promised nothing is decided here.
+fn in_doubt(f: &Findings, keep: Verdict) -> Verdict {
+    match f.on_behind {
+        OnBehind::Auto if f.promised => Verdict::Refuse(Refusal::Doubt),
+        OnBehind::Auto | OnBehind::Keep => keep,
+        OnBehind::RollForward => Verdict::RollForward(Forward::Whatever),
+        OnBehind::Refuse => Verdict::Refuse(Refusal::Doubt),
+    }
+}
+
+/// Row 12.
+fn unrelated(f: &Findings) -> Verdict {
+    match f.on_behind {
+        OnBehind::Auto | OnBehind::Refuse => Verdict::Refuse(Refusal::Unrelated),
+        OnBehind::Keep => Verdict::LocalWins,
+        OnBehind::RollForward => Verdict::RollForward(Forward::Whatever),
+    }
+}
+
+fn is_head(position: &Position, head: ReplicaHead) -> bool {
+    position.txid == head.txid && Some(position.checksum) == head.proof.map(|p| p.post)
+}
+
+/// The unsent groups that follow the head without a gap, by checksum and not by number; none of them if one does not.
+pub fn following(unsent: &[Sealed], head: Option<ReplicaHead>) -> Vec<Sealed> {
+    let (mut txid, mut state) = match head {
         None => (None, Some(Checksum::EMPTY)),
         Some(head) => (Some(head.txid), head.proof.map(|p| p.post)),
     };
     // Groups up to the head may be ours and acknowledged without our knowing.
     let after = |s: &&Sealed| txid.is_none_or(|head| s.txid > head);
-    let follow: Vec<Sealed> = f.unsent.iter().filter(after).copied().collect();
+    let follow: Vec<Sealed> = unsent.iter().filter(after).copied().collect();
     for sealed in &follow {
         let expected = txid.map_or(Txid::FIRST, Txid::next);
         if sealed.txid != expected || Some(sealed.proof.pre) != state {
-            return false;
+            return Vec::new();
         }
         (txid, state) = (Some(sealed.txid), Some(sealed.proof.post));
     }
-    !follow.is_empty()
+    follow
 }
 
 #[cfg(test)]
@@ -258,11 +311,22 @@ mod tests {
             head,
             related: true,
             if_missing: IfMissing::Refuse,
+            on_behind: OnBehind::Auto,
+            promised: false,
         }
+    }
+
+    /// What is decided with `replica_on_behind` as auto, rollforward, keep, refuse.
+    fn each(mut f: Findings) -> [Verdict; 4] {
+        [OnBehind::Auto, OnBehind::RollForward, OnBehind::Keep, OnBehind::Refuse].map(|on_behind| {
+            f.on_behind = on_behind;
+            decide(&f)
+        })
     }
 
     const KNOWN: Local = Local::Known { noted: false };
     const NOTED: Local = Local::Known { noted: true };
+    const UNKNOWN: Local = Local::Unknown { is_head: false };
 
     #[test]
     fn row_1_nothing_anywhere_starts_at_one() {
@@ -318,43 +382,91 @@ mod tests {
     }
 
     #[test]
-    fn row_7_outdated_node_is_refused_until_it_can_roll_forward() {
-        assert_eq!(decide(&findings(KNOWN, 2, &[], head(3))), Verdict::Refuse(Refusal::Behind));
+    fn row_7_outdated_node_is_rolled_forward() {
+        let forward = Verdict::RollForward(Forward::Ancestor);
+        assert_eq!(
+            each(findings(KNOWN, 2, &[], head(3))),
+            [forward, forward, Verdict::LocalWins, Verdict::Refuse(Refusal::Behind)]
+        );
+        let mut f = findings(KNOWN, 2, &[], head(3));
+        f.related = false;
+        assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated), "of another database");
+        f = findings(KNOWN, 2, &[2], head(3));
+        assert_eq!(decide(&f), Verdict::Fence, "a group of ours is not in the replica");
     }
 
     #[test]
-    fn row_8_what_a_crash_of_the_machine_lost_is_refused_until_it_can_roll_forward() {
-        assert_eq!(decide(&findings(Local::Unknown, 2, &[], head(3))), Verdict::Refuse(Refusal::Behind));
+    fn row_8_what_a_crash_lost_is_rolled_forward() {
+        let forward = Verdict::RollForward(Forward::Ancestor);
         for (recorded, unsent) in [(3, &[][..]), (2, &[]), (4, &[4])] {
-            let f = findings(Local::Crashed(Found::Earlier), recorded, unsent, head(3));
-            assert_eq!(decide(&f), Verdict::Refuse(Refusal::Lost), "recorded {recorded}");
+            let f = findings(Local::Crashed(Found::Behind), recorded, unsent, head(3));
+            assert_eq!(decide(&f), forward, "recorded {recorded}");
         }
+        assert_eq!(
+            each(findings(Local::Crashed(Found::Recorded), 2, &[], head(3))),
+            [forward, forward, Verdict::LocalWins, Verdict::Refuse(Refusal::Behind)]
+        );
+        assert_eq!(
+            each(findings(Local::Crashed(Found::Behind), 3, &[], head(3)))[2],
+            Verdict::GoOn(Base::Doubt),
+            "kept by difference where there is a base"
+        );
+    }
+
+    #[test]
+    fn row_6_log_ahead_of_the_database_is_rolled_forward() {
+        let f = findings(Local::Crashed(Found::Head), 4, &[4], head(3));
+        assert_eq!(decide(&f), Verdict::RollForward(Forward::Ancestor));
+        let f = findings(Local::Crashed(Found::Recorded), 4, &[4], head(3));
+        assert_eq!(decide(&f), Verdict::GoOn(Base::Crashed));
     }
 
     #[test]
     fn row_5_state_as_recorded_after_a_crash_is_never_a_change() {
         let mut f = findings(Local::Crashed(Found::Recorded), 3, &[], head(3));
-        assert_eq!(decide(&f), Verdict::GoOn(Base::Crashed));
-        f = findings(Local::Crashed(Found::Recorded), 2, &[], head(3));
-        assert_eq!(decide(&f), Verdict::Refuse(Refusal::Lost), "row 8");
+        assert_eq!(each(f), [Verdict::GoOn(Base::Crashed); 4]);
         f = findings(Local::Crashed(Found::Head), 2, &[], head(3));
-        assert_eq!(decide(&f), Verdict::Adopt, "the log may be behind what was sent");
+        assert_eq!(each(f), [Verdict::Adopt; 4], "the log may be behind what was sent");
         f = findings(Local::Crashed(Found::Head), 3, &[], head(3));
         assert_eq!(decide(&f), Verdict::GoOn(Base::Crashed));
+        f = findings(Local::Unknown { is_head: true }, 2, &[], head(3));
+        assert_eq!(decide(&f), Verdict::Adopt, "an open that rolled forward and was killed");
     }
 
     #[test]
-    fn row_11_doubt_after_a_crash_wins_by_difference() {
-        for (recorded, unsent) in [(3, &[][..]), (4, &[4])] {
-            let f = findings(Local::Crashed(Found::Other), recorded, unsent, head(3));
-            assert_eq!(decide(&f), Verdict::GoOn(Base::Doubt));
+    fn commits_that_nobody_has_but_the_database_go_on() {
+        let f = findings(Local::Crashed(Found::Ahead), 3, &[], head(3));
+        assert_eq!(each(f), [Verdict::GoOn(Base::Ahead); 4]);
+        let mut f = findings(Local::Crashed(Found::Ahead), 2, &[], head(3));
+        f.promised = true;
+        assert_eq!(decide(&f), Verdict::LocalWins);
+    }
+
+    #[test]
+    fn row_11_doubt_is_the_local_files_only_where_no_commit_was_promised() {
+        let refuse = Verdict::Refuse(Refusal::Doubt);
+        let forward = Verdict::RollForward(Forward::Whatever);
+        for (local, recorded, unsent, keep) in [
+            (Local::Crashed(Found::Other), 3, &[][..], Verdict::GoOn(Base::Doubt)),
+            (Local::Crashed(Found::Other), 4, &[4], Verdict::GoOn(Base::Doubt)),
+            (Local::Crashed(Found::Other), 2, &[], Verdict::LocalWins),
+            (UNKNOWN, 2, &[], Verdict::LocalWins),
+        ] {
+            let mut f = findings(local, recorded, unsent, head(3));
+            assert_eq!(each(f.clone()), [keep, forward, keep, refuse]);
+            f.promised = true;
+            assert_eq!(each(f), [refuse, forward, keep, refuse]);
         }
     }
 
     #[test]
     fn row_9_changed_while_away_heals() {
-        assert_eq!(decide(&findings(Local::Unknown, 3, &[], head(3))), Verdict::GoOn(Base::Changed));
-        assert_eq!(decide(&findings(Local::Unknown, 4, &[4], head(3))), Verdict::GoOn(Base::Changed));
+        let mut f = findings(UNKNOWN, 3, &[], head(3));
+        let refuse = Verdict::Refuse(Refusal::Changed);
+        let go_on = Verdict::GoOn(Base::Changed);
+        f.promised = true;
+        assert_eq!(each(f), [go_on, Verdict::RollForward(Forward::Whatever), go_on, refuse]);
+        assert_eq!(decide(&findings(UNKNOWN, 4, &[4], head(3))), go_on);
     }
 
     #[test]
@@ -364,21 +476,15 @@ mod tests {
     }
 
     #[test]
-    fn row_11_after_power_loss_local_wins_and_history_keeps_the_rest() {
-        let mut f = findings(Local::Crashed(Found::Other), 2, &[], head(3));
-        assert_eq!(decide(&f), Verdict::LocalWins);
-        f.recorded = Some(sealed(3).recorded());
-        assert_eq!(decide(&f), Verdict::GoOn(Base::Doubt));
-    }
-
-    #[test]
     fn row_12_unrelated_is_refused() {
         let mut f = findings(KNOWN, 3, &[], other_head(7));
         f.related = false;
         assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated));
         for state in [None, Some(sum(2))] {
             let f = findings(Local::Unlogged(state), 0, &[], head(3));
-            assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated));
+            let refuse = Verdict::Refuse(Refusal::Unrelated);
+            let forward = Verdict::RollForward(Forward::Whatever);
+            assert_eq!(each(f), [refuse, forward, Verdict::LocalWins, refuse]);
         }
         let f = findings(Local::Unlogged(None), 0, &[], Some(ReplicaHead { txid: Txid::FIRST, proof: None }));
         assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated), "an unproven head proves nothing");

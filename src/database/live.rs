@@ -22,7 +22,7 @@ use crate::lock::Mutex;
 
 /// The kernel stamps files with a clock that ticks every 1 to 10 ms: two changes within one tick look like one. A
 /// file whose change time is older than this shows every further change.
-const TICK: Duration = Duration::from_millis(12);
+pub const TICK: Duration = Duration::from_millis(12);
 
 /// The path of a file that SQLite keeps beside a database.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -85,6 +85,11 @@ pub fn read_at(file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> Resu
 /// Bytes of the WAL beside the database; 0: there is none, or an empty one.
 pub fn wal_bytes(database: &Path) -> u64 {
     std::fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len())
+}
+
+/// The file was changed so lately that another change may not show.
+pub fn is_fresh(stat: &FileStat) -> bool {
+    clock::coarse_now_ns() - i128::from(stat.changed_ns) < TICK.as_nanos() as i128
 }
 
 /// Whether a journal lies beside the database that the next reader would play back.
@@ -165,8 +170,7 @@ impl LiveQuiet<'_> {
     }
 
     fn is_fresh(&self, stat: &FileStat) -> bool {
-        let age = clock::coarse_now_ns() - i128::from(stat.changed_ns);
-        self.connections.exclusive().is_none() && age < TICK.as_nanos() as i128
+        self.connections.exclusive().is_none() && is_fresh(stat)
     }
 }
 

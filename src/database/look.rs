@@ -1,63 +1,147 @@
 //! What the first open of a database in a host finds, before anything is decided: its file, its local log, and whether
 //! the replica's history is its own. Nothing is changed.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::at_open::{Found, Local};
-use super::live::{LiveFiles, beside, journal_is_hot};
-use crate::capture::at_rest::{self, AtRest};
-use crate::error::Result;
+use super::live::{LiveFiles, beside, journal_is_hot, read_at};
+use super::roll_forward::Stills;
+use crate::capture::at_rest::{self, AtRest, Frames, Hot};
+use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, boot_id};
 use crate::replica::Client;
-use crate::sqlite::{header, wal, wal_index::Salts};
+use crate::sqlite::{header, journal, wal, wal_index::Salts};
 use crate::staging::log::{Log, Recorded, Sealed};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
-use crate::types::{Checksum, Txid};
+use crate::types::{Checksum, FileInfo, Position, Txid};
 use crate::upload::{Head, header_of};
 
 /// Files of the replica whose headers are read to find out whether its history is ours.
 const RELATED_FILES_MAX: usize = 64;
 
-/// What the local file is, and, without a log of ours, its whole state.
-pub fn look_at(
-    path: &Path,
-    base: BaseVfs,
-    state: &State,
-    noted: &NotedSet,
-    recorded: Option<&Recorded>,
-    head: Option<Checksum>,
-) -> Result<(Local, Option<AtRest>)> {
-    let stat = match FileStat::of(path) {
-        Ok(stat) if stat.size > 0 => stat,
-        Ok(_) => return Ok((Local::Missing, None)),
-        Err(e) if e.kind() == crate::error::Kind::NotFound => return Ok((Local::Missing, None)),
-        Err(e) => return Err(e),
-    };
-    let live = LiveFiles::new(base.open(path, true)?, path);
-    live.refresh_wal()?;
-    if recorded.is_none() {
-        let found = read_state(path, &live)?;
-        return Ok((Local::Unlogged(found.as_ref().map(|f| f.checksum)), found));
+/// What was found out about the local file.
+pub struct Looked {
+    pub local: Local,
+    /// Its whole state, where it was read.
+    pub whole: Option<AtRest>,
+    /// The files as they were before they were looked at.
+    pub stills: Stills,
+    /// The machine has not gone down since.
+    pub same_boot: bool,
+}
+
+struct Read {
+    whole: Option<AtRest>,
+    stills: Stills,
+}
+
+impl Read {
+    fn checksum(&self) -> Option<Checksum> {
+        self.whole.as_ref().map(|whole| whole.checksum)
     }
-    if is_known(path, &stat, &live, state)? {
-        return Ok((Local::Known { noted: !noted.is_empty() }, None));
+}
+
+impl Looked {
+    /// It is the end of the replica.
+    pub fn is_head(&self) -> bool {
+        self.local == Local::Crashed(Found::Head)
     }
-    let same_file = state.file_id() == (stat.device, stat.inode);
-    if !same_file || !power_was_lost(state)? {
-        return Ok((Local::Unknown, None));
+}
+
+/// Looks at the local file of a database.
+pub struct Look<'a> {
+    pub path: &'a Path,
+    pub base: BaseVfs,
+    pub state: &'a State,
+    pub noted: &'a NotedSet,
+    pub recorded: Option<&'a Recorded>,
+    /// The end of the replica.
+    pub head: Option<Position>,
+    /// The history ends at the recorded position.
+    pub at_end: bool,
+    /// The whole state is wanted, whatever the marks prove.
+    pub whole: bool,
+}
+
+impl Look<'_> {
+    /// # Errors
+    /// `Io`.
+    pub fn look(&self) -> Result<Looked> {
+        let same_boot = !power_was_lost(self.state)?;
+        let local = |local, read: Option<Read>| {
+            let (whole, stills) = read.map_or_else(|| (None, Stills::of(self.path)), |r| (r.whole, r.stills));
+            Ok(Looked { local, whole, stills, same_boot })
+        };
+        let stat = match FileStat::of(self.path) {
+            Ok(stat) if stat.size > 0 => stat,
+            Ok(_) => return local(Local::Missing, None),
+            Err(e) if e.kind() == crate::error::Kind::NotFound => return local(Local::Missing, None),
+            Err(e) => return Err(e),
+        };
+        let live = LiveFiles::new(self.base.open(self.path, true)?, self.path);
+        live.refresh_wal()?;
+        let Some(recorded) = self.recorded.map(|r| r.position) else {
+            let read = self.read(&live)?;
+            return local(Local::Unlogged(read.checksum()), Some(read));
+        };
+        let mut anchor = known_by(self.path, &stat, &live, self.state)?;
+        let frames = match anchor {
+            Some(Anchor::Killed) => at_rest::frames_left(&live, self.state.frames_seen())?,
+            _ => Frames::Whole,
+        };
+        let lost_frames = frames == Frames::Lost;
+        if frames != Frames::Whole {
+            anchor = None;
+        }
+        match anchor {
+            Some(Anchor::CleanMark) if !self.whole => {
+                local(Local::Known { noted: !self.noted.is_empty() }, None)
+            }
+            Some(Anchor::Killed) if self.at_end && !self.whole => {
+                local(Local::Known { noted: !self.noted.is_empty() }, None)
+            }
+            // What a killed process left noted, or did not come to note, is in no group.
+            Some(_) => {
+                let read = self.read(&live)?;
+                local(Local::Known { noted: read.checksum() != Some(recorded.checksum) }, Some(read))
+            }
+            None => {
+                let same_file = self.state.file_id() == (stat.device, stat.inode);
+                let lost = lost_frames || same_file && !same_boot;
+                if !lost && self.at_end && !self.whole {
+                    return local(Local::Unknown { is_head: false }, None);
+                }
+                let read = self.read(&live)?;
+                let ours = lost_frames || !read.stills.changed_since_boot();
+                local(self.crashed(read.whole.as_ref(), lost, ours), Some(read))
+            }
+        }
     }
-    let whole = read_state(path, &live)?;
-    let is = |checksum: Checksum| whole.as_ref().is_some_and(|w| w.checksum == checksum);
-    let found = match recorded {
-        _ if head.is_some_and(is) => Found::Head,
-        Some(recorded) if is(recorded.position.checksum) => Found::Recorded,
-        _ if state.positions().any(|p| is(p.checksum)) => Found::Earlier,
-        _ => Found::Other,
-    };
-    Ok((Local::Crashed(found), whole))
+
+    /// The whole state, and the files as they were when it was the state.
+    fn read(&self, live: &LiveFiles) -> Result<Read> {
+        let stills = Stills::old_enough(self.path);
+        let whole = with_hot_journal(self.path, |hot| at_rest::read(live, hot))?;
+        Ok(Read { whole, stills })
+    }
+
+    /// Of a file whose marks prove nothing: whether it is a state that we know all the same. `lost`: commits may be lost;
+    /// `ours`: and nobody else changed it since.
+    fn crashed(&self, whole: Option<&AtRest>, lost: bool, ours: bool) -> Local {
+        let is = |position: Position| whole.is_some_and(|w| w.checksum == position.checksum);
+        let is_head = self.head.is_some_and(is);
+        match lost {
+            true if is_head => Local::Crashed(Found::Head),
+            true if self.recorded.is_some_and(|r| is(r.position)) => Local::Crashed(Found::Recorded),
+            true if ours => Local::Crashed(Found::Other),
+            _ => Local::Unknown { is_head },
+        }
+    }
 }
 
 /// The machine went down without a clean close: what was not synced may be gone.
@@ -65,23 +149,45 @@ pub fn power_was_lost(state: &State) -> Result<bool> {
     Ok(state.clean().is_none() && state.boot() != [0, 0] && state.boot() != boot_id()?)
 }
 
-/// The whole database; `None` when only SQLite can tell, because it must play a journal back first.
-fn read_state(path: &Path, live: &LiveFiles) -> Result<Option<AtRest>> {
-    if journal_is_hot(path)? { Ok(None) } else { at_rest::read(live) }
+/// Runs `body` with the journal that the next reader would play back.
+pub fn with_hot_journal<T>(path: &Path, body: impl FnOnce(Option<&Hot<'_>>) -> Result<T>) -> Result<T> {
+    let journal = beside(path, "-journal");
+    let file = match File::open(&journal) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return body(None),
+        other => other.map_err(|e| Error::io("open", &journal, e))?,
+    };
+    let size = file.metadata().map_err(|e| Error::io("look at", &journal, e))?.len();
+    let read = |offset: u64, buffer: &mut [u8]| read_at(&file, &journal, offset, buffer);
+    let exists = |name: &[u8]| Path::new(OsStr::from_bytes(name)).exists();
+    match journal::parse(size, &read, &exists)? {
+        Some(playback) => body(Some(&Hot { playback, read: &read })),
+        None => body(None),
+    }
 }
 
-/// Whether an anchor proves that every change since the recorded position is noted.
-fn is_known(path: &Path, stat: &FileStat, live: &LiveFiles, state: &State) -> Result<bool> {
+/// What proves that every change since the recorded position is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anchor {
+    /// Nothing was written after our last close: the state is the recorded one, plus pages that are noted.
+    CleanMark,
+    /// A killed process: later commits are in the WAL, or of this very page 1.
+    Killed,
+}
+
+/// The anchor that proves that every change since the recorded position is noted.
+fn known_by(path: &Path, stat: &FileStat, live: &LiveFiles, state: &State) -> Result<Option<Anchor>> {
     if state.file_id() != (stat.device, stat.inode) {
-        return Ok(false);
+        return Ok(None);
     }
     let cycle = wal_cycle(path)?;
     if cycle.is_none() && state.clean().as_ref() == Some(stat) {
-        return Ok(true);
+        return Ok(Some(Anchor::CleanMark));
     }
-    if state.boot() != boot_id()? {
-        return Ok(false);
-    }
+    let killed = state.boot() == boot_id()? && is_killed(path, cycle, live, state)?;
+    Ok(killed.then_some(Anchor::Killed))
+}
+
+fn is_killed(path: &Path, cycle: Option<Salts>, live: &LiveFiles, state: &State) -> Result<bool> {
     if let Some(cycle) = cycle {
         let known = state.cycle() == Some(cycle) || state.cycle_before() == Some(cycle);
         if known {
@@ -140,7 +246,10 @@ pub fn is_related(
         return Ok(true);
     }
     let mut files = home.list_all()?;
-    files.sort_by_key(|f| std::cmp::Reverse(f.range.max));
+    // Those that begin or end where the log stands first: an outdated node may be thousands of files behind.
+    let at = recorded.map(|r| r.position.txid);
+    let beside = |f: &FileInfo| Some(f.range.max) == at || f.range.min.previous() == at;
+    files.sort_by_key(|f| (!beside(f), std::cmp::Reverse(f.range.max)));
     for file in files.iter().take(RELATED_FILES_MAX) {
         let Some(proof) = header_of(home, file)?.proof else { continue };
         if knows(Some(file.range.max), proof.post) || knows(file.range.min.previous(), proof.pre) {

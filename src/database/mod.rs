@@ -22,12 +22,14 @@ mod queue;
 mod reach;
 mod refusal;
 mod report;
+mod roll_forward;
 mod runtime;
 mod sending;
 mod settle;
 mod shm_wal;
 mod sync;
 mod turn;
+mod way;
 mod worker;
 
 pub use connections::{Connected, ConnectionId, Writing};

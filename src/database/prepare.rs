@@ -11,16 +11,18 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use super::at_open::{Findings, ReplicaHead, Verdict, decide};
+use super::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
 use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
 use super::home::Home;
 use super::live::LiveFiles;
-use super::look::{is_related, look_at, power_was_lost, unsent};
+use super::look::{Look, is_related, power_was_lost, unsent};
+use super::roll_forward::Rolled;
+use super::way::History;
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Phase, group};
 use crate::clock::{self, Deadline};
-use crate::config::{Claim, Config, Durability, ReplicaUrl, Settings};
+use crate::config::{Claim, Config, Durability, OnBehind, ReplicaUrl, Settings};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile, boot_id, durable};
@@ -29,7 +31,7 @@ use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Log};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
-use crate::types::{Level, Txid};
+use crate::types::{Level, Position, Txid};
 use crate::upload::{Head, Uploader};
 
 /// What an open found.
@@ -51,6 +53,7 @@ pub struct Prepared {
     verdict: Option<Verdict>,
     pub(super) found: Option<AtRest>,
     pub(super) restored: Option<restore::Restored>,
+    pub(super) rolled: Option<Rolled>,
     /// The file as it was when it was looked at.
     pub(super) looked_at: Option<FileStat>,
 }
@@ -90,8 +93,19 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     let folder = log.folder().to_owned();
     let users = log.users()?;
     if !lock_users(&users, settings.open_timeout)? {
-        let (head, verdict, found, restored, looked_at) = (None, None, None, None, None);
-        return Ok(Prepared { settings, claim, log, users, home, head, verdict, found, restored, looked_at });
+        return Ok(Prepared {
+            settings,
+            claim,
+            log,
+            users,
+            home,
+            head: None,
+            verdict: None,
+            found: None,
+            restored: None,
+            rolled: None,
+            looked_at: None,
+        });
     }
     let head = home.look()?;
     let state = State::open(&folder.join("state"))?;
@@ -100,16 +114,38 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         log.drop_damaged()?;
     }
     let recorded = log.recorded()?;
-    let looked_at = FileStat::of(&settings.database).ok();
-    let post = head.as_ref().and_then(|h| h.header.proof).map(|p| p.post);
-    let (local, found) = look_at(&settings.database, base, &state, &noted, recorded.as_ref(), post)?;
+    let replica_head = head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof });
+    let unsent = unsent(&log, &state)?;
+    let following = following(&unsent, replica_head);
+    let end = replica_head.and_then(|h| Some(Position { txid: h.txid, checksum: h.proof?.post }));
+    let look = Look {
+        path: &settings.database,
+        base,
+        state: &state,
+        noted: &noted,
+        recorded: recorded.as_ref(),
+        head: end,
+        at_end: head.is_none() || !following.is_empty() || end == recorded.map(|r| r.position),
+        whole: settings.on_behind == OnBehind::RollForward,
+    };
+    let mut looked = look.look()?;
+    let history = History { home: &*home.client, head: head.as_ref(), log: &log, following };
+    let mut way = None;
+    if let (Local::Crashed(Found::Other), Some(whole), true) = (looked.local, &looked.whole, home.is_known) {
+        (looked.local, way) = history.place(whole, &state, settings.durability)?;
+        if looked.same_boot && looked.local == Local::Crashed(Found::Other) {
+            looked.local = Local::Unknown { is_head: false };
+        }
+    }
     let mut findings = Findings {
-        local,
+        local: looked.local,
         recorded,
-        unsent: unsent(&log, &state)?,
+        unsent,
         related: is_related(&*home.client, head.as_ref(), &state, recorded.as_ref())?,
-        head: head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof }),
+        head: replica_head,
         if_missing: settings.if_missing,
+        on_behind: settings.on_behind,
+        promised: settings.durability != Durability::Async,
     };
     if let Some(silence) = &home.silence {
         let may_wait = settings.durability == Durability::Async;
@@ -122,6 +158,14 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         })?;
     }
     let verdict = decide(&findings);
+    let mut rolled = None;
+    if let Verdict::RollForward(forward) = verdict {
+        rolled = Some(history.roll_forward(&settings, base, &state, forward, &mut looked, way)?);
+    }
+    let looked_at = match rolled {
+        Some(_) => FileStat::of(&settings.database).ok(),
+        None => looked.stills.database(),
+    };
     let mut prepared = Prepared {
         settings,
         claim,
@@ -130,8 +174,9 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         home,
         head,
         verdict: Some(verdict),
-        found,
+        found: looked.whole,
         restored: None,
+        rolled,
         looked_at,
     };
     match verdict {
@@ -183,6 +228,11 @@ impl Prepared {
             }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
             let stat = FileStat::of(&path)?;
+            let is_on_disk = matches!(verdict, Verdict::RollForward(_) | Verdict::Restore)
+                || verdict == Verdict::GoOn(Base::Crashed);
+            if is_on_disk {
+                state.set_synced(self.log.recorded()?.map(|r| r.position.txid));
+            }
             state.set_file_id((stat.device, stat.inode));
             state.set_boot(boot_id()?);
             state.set_writer(random_number()?);

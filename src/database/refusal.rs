@@ -26,17 +26,25 @@ impl Prepared {
                 self.log.folder().display()
             ),
             Refusal::Behind => format!(
-                "{path} is an earlier state of {url}, which goes on to txid {head}: rolling forward is not built \
-                 yet; restore into a new file instead, or move this file away and set replica_if_missing=restore"
+                "{path} is an earlier state of {url}, which goes on to txid {head}: set replica_on_behind to \
+                 rollforward (overwrite it with the end of the replica), keep (it becomes the next txid) or refuse \
+                 (this answer)"
             ),
-            Refusal::Lost => format!(
-                "the machine went down, and {path} lost commits that {url} has, up to txid {head}: rolling forward \
-                 is not built yet; move the file away and set replica_if_missing=restore to have them back"
+            Refusal::Changed => format!(
+                "{path} was changed while the extension was not there, and {url} ends at txid {head}: set \
+                 replica_on_behind to keep (the file becomes the next txid), rollforward (overwrite it with the end of \
+                 the replica; what it holds is saved in the local log) or refuse (this answer)"
+            ),
+            Refusal::Doubt => format!(
+                "nobody can tell whether {path} is behind {url}, which ends at txid {head}, or was changed since: set \
+                 replica_on_behind=rollforward to overwrite it with the end of the replica (what it holds is saved in \
+                 the local log), or replica_on_behind=keep to make it the next txid (the history keeps the rest)"
             ),
             Refusal::Unrelated => format!(
                 "{url} ends at txid {head} in a state that {path} was never in: it is the replica of another \
-                 database, or this file is a copy without its local log; choose an empty replica, or restore from \
-                 this one"
+                 database, or this file is a copy without its local log; choose an empty replica, restore from this one, \
+                 or set replica_on_behind to rollforward (overwrite the file with the end of the replica; what it \
+                 holds is saved in the local log) or keep (it becomes the next txid)"
             ),
         })
     }

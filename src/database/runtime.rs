@@ -262,9 +262,13 @@ fn leave(database: &Database, live: &LiveFiles) {
     } else {
         tag == database.state.tag()
     };
-    if ours && FileStat::of(&database.path).is_ok_and(|after| after == stat) {
+    // The marks outlast a loss of power, so what they speak of must, whatever `synchronous` says.
+    if ours && live.base().sync().is_ok() && FileStat::of(&database.path).is_ok_and(|after| after == stat) {
         database.state.set_cycle(None);
         database.state.set_clean(Some(&stat));
+        if database.noted.is_empty() {
+            database.state.set_synced(database.log.recorded().ok().flatten().map(|r| r.position.txid));
+        }
     }
     if let Some(newest) = database.log.txids().ok().and_then(|t| t.last().copied()) {
         let _ = database.log.make_durable(newest);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::at_open::{Base, Verdict};
+use super::look::unsent;
 use super::prepare::Prepared;
+use super::roll_forward::Rolled;
 use crate::capture::{Phase, group};
 use crate::catalog::Target;
 use crate::error::{Error, Result};
@@ -74,6 +76,7 @@ impl Prepared {
                     Base::Holds => None,
                     Base::Changed => Some("the database was changed while the extension was not there"),
                     Base::Crashed => Some("the machine went down; the database is as recorded"),
+                    Base::Ahead => Some("the machine went down; the database holds more than was recorded"),
                     Base::Doubt => Some(
                         "the machine went down, and the database is in a state that was not recorded: this state \
                          goes on; what the replica had beyond it stays in its history",
@@ -90,7 +93,7 @@ impl Prepared {
                 let found = self.found.take().expect("BUG: adopting a state that was not read");
                 self.log.reset()?;
                 forget(state, noted, checksums);
-                self.rebase(checksums, found.shape.page_size, found.shape.page_count, found.pages)?;
+                self.rebase(checksums, found.shape.page_size, found.shape.page_count, found.stored())?;
                 state.set_acknowledged(0, head);
                 // What was committed after the look is found by looking at everything once.
                 noted.note_all();
@@ -115,11 +118,17 @@ impl Prepared {
                     None,
                 ))
             }
+            Verdict::RollForward(_) => {
+                let rolled = self.rolled.take().expect("BUG: rolled forward without a result");
+                let event = self.rolled_forward(&rolled, state, noted, checksums)?;
+                Ok((Phase::Live, Some(event), None))
+            }
             Verdict::Continue | Verdict::LocalWins => {
                 let (page_size, page_count) = {
                     let header = &self.head.as_ref().expect("BUG: continuing nothing").header;
                     (header.page_size, header.page_count)
                 };
+                self.log.set_aside(&unsent(&self.log, state)?)?;
                 self.log.reset()?;
                 forget(state, noted, checksums);
                 self.rebase(checksums, page_size, page_count, [])?;
@@ -129,8 +138,8 @@ impl Prepared {
                 let event = match verdict {
                     Verdict::Continue => format!("a new database continues {url}"),
                     _ => format!(
-                        "after a loss of power the database is in a state that {url} does not know; it becomes the next \
-                         txid, and the history keeps what was there"
+                        "the database is in a state that {url} does not end in; it becomes the next txid, and the history \
+                         keeps what was there"
                     ),
                 };
                 Ok((Phase::Cold, Some(event), None))
@@ -145,6 +154,39 @@ impl Prepared {
             }
             Verdict::Refuse(_) => unreachable!("BUG: a refused open does not go on"),
         }
+    }
+
+    /// The file was overwritten with the end of the history: log and marks follow. Says what happened.
+    fn rolled_forward(
+        &self,
+        rolled: &Rolled,
+        state: &State,
+        noted: &NotedSet,
+        checksums: &mut PageChecksums,
+    ) -> Result<String> {
+        let end = rolled.way.end();
+        let before = self.log.recorded()?.map(|r| r.position);
+        if !rolled.way.ends_in_log {
+            self.log.set_aside(&unsent(&self.log, state)?)?;
+            self.log.reset()?;
+        }
+        forget_marks(state, noted);
+        checksums.reserve(end.page_count)?;
+        match &self.found {
+            Some(whole) => {
+                let local = |pgno: Pgno| whole.page(pgno).filter(|_| whole.shape.page_size == end.page_size);
+                checksums.clear();
+                checksums.apply(end.page_size, end.page_count, rolled.way.overlay.sums(&local));
+            }
+            None => checksums.apply(end.page_size, end.page_count, rolled.way.overlay.changes()),
+        }
+        assert_eq!(checksums.total(), end.position.checksum, "BUG: rolled forward to another state");
+        if !rolled.way.ends_in_log {
+            self.log.set_base(end)?;
+        }
+        state.set_acknowledged(0, self.head.as_ref().map(Head::txid));
+        state.push_position(end.position);
+        Ok(rolled.told(before))
     }
 
     /// Makes the log start at the head of the replica, with these pages as its state.
@@ -168,11 +210,17 @@ impl Prepared {
 /// The state before the first group.
 fn forget(state: &State, noted: &NotedSet, checksums: &mut PageChecksums) {
     checksums.clear();
+    forget_marks(state, noted);
+}
+
+/// Nothing is noted, and nothing known of the file.
+fn forget_marks(state: &State, noted: &NotedSet) {
     let _ = noted.take(true);
     noted.settle();
     state.set_cycle(None);
     state.set_tag(0);
     state.set_tag_written(0);
+    state.set_synced(None);
     state.set_clean(None);
     (0..crate::staging::state::REPLICAS_MAX).for_each(|index| state.set_acknowledged(index, None));
 }

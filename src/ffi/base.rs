@@ -184,6 +184,47 @@ impl BaseFile {
             .map_err(|rc| self.vfs.fault(rc, "read", &self.path))
     }
 
+    /// Writes at `offset`. Only under SQLite's EXCLUSIVE lock.
+    ///
+    /// # Errors
+    /// `Full`, `Io`.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let method = self.methods().xWrite.expect("BUG: a file has xWrite");
+        for (piece, at) in bytes.chunks(READ_BYTES_MAX).zip((offset..).step_by(READ_BYTES_MAX)) {
+            let (Ok(length), Ok(start)) = (c_int::try_from(piece.len()), i64::try_from(at)) else {
+                return Err(self.vfs.fault(sys::SQLITE_IOERR_WRITE, "write", &self.path));
+            };
+            // SAFETY: as in `read`; the piece has `length` bytes.
+            let rc = unsafe { method(self.as_ptr(), piece.as_ptr().cast::<c_void>(), length, start) };
+            if rc != sys::SQLITE_OK {
+                return Err(self.vfs.fault(rc, "write", &self.path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the file to `size` bytes. Only under SQLite's EXCLUSIVE lock.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        let method = self.methods().xTruncate.expect("BUG: a file has xTruncate");
+        // SAFETY: as in `read`.
+        let rc = unsafe { method(self.as_ptr(), i64::try_from(size).unwrap_or(i64::MAX)) };
+        if rc == sys::SQLITE_OK { Ok(()) } else { Err(self.vfs.fault(rc, "cut", &self.path)) }
+    }
+
+    /// Brings what was written to disk.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sync(&self) -> Result<()> {
+        let method = self.methods().xSync.expect("BUG: a file has xSync");
+        // SAFETY: as in `read`.
+        let rc = unsafe { method(self.as_ptr(), sys::SQLITE_SYNC_FULL) };
+        if rc == sys::SQLITE_OK { Ok(()) } else { Err(self.vfs.fault(rc, "sync", &self.path)) }
+    }
+
     /// # Errors
     /// `Io`.
     pub fn size(&self) -> Result<u64> {
@@ -369,6 +410,23 @@ mod tests {
         assert!(!one.has_moved());
         std::fs::rename(&path, folder.path().join("elsewhere")).expect("rename");
         assert!(one.has_moved());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_cut() {
+        let folder = Folder::new();
+        let path = folder.path().join("written");
+        std::fs::write(&path, b"abc").expect("write");
+        let file = BaseVfs::linked().open(&path, false).expect("open");
+        let bytes: Vec<u8> = (0..150_000u32).map(|n| n as u8).collect();
+        file.write(2, &bytes).expect("write");
+        file.sync().expect("sync");
+        let mut found = vec![0; bytes.len()];
+        assert_eq!(file.read(2, &mut found).expect("read"), bytes.len());
+        assert!(found == bytes);
+        file.truncate(2).expect("truncate");
+        drop(file);
+        assert_eq!(std::fs::read(&path).expect("read"), b"ab");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Header {
     pub page_size: PageSize,
     /// Size in pages, where the header field is valid (bytes 92..96 equal 24..28, format 1.3.7).
     pub page_count: Option<u32>,
+    /// Counts commits in the rollback modes; in WAL mode those that write page 1, not each of them. It wraps.
+    pub changes: u32,
     /// Bytes 18 and 19 say WAL.
     pub wal: bool,
 }
@@ -43,6 +45,7 @@ pub fn parse(bytes: &[u8]) -> Option<Header> {
     Some(Header {
         page_size: PageSize::new(page_size)?,
         page_count: if count != 0 && field(24) == field(92) { Some(count) } else { None },
+        changes: field(24),
         wal: bytes[18] == 2 && bytes[19] == 2,
     })
 }

@@ -7,7 +7,9 @@
 //!      7      number of the open group    8        writer id
 //!      9, 10  device and inode           11        who worked last
 //!     12      when the next group is due
-//!     13      newest group that was made durable in the log    16..22   clean mark (below)
+//!     13      newest group that was made durable in the log    14       frames of word 3's cycle that were seen
+//!     15      newest txid whose state is on disk in the database file
+//!     16..22  clean mark (below)
 //!     24..27  acknowledged txid of each replica
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
 //! ```
@@ -41,6 +43,8 @@ const INODE: usize = 10;
 const WORKED: usize = 11;
 const NEXT_AT: usize = 12;
 const LOG_DURABLE: usize = 13;
+const FRAMES: usize = 14;
+const SYNCED: usize = 15;
 const CLEAN: usize = 16;
 const CLEAN_LEN: usize = 6;
 const ACKNOWLEDGED: usize = 24;
@@ -105,8 +109,20 @@ impl State {
     pub fn set_cycle(&self, salts: Option<Salts>) {
         let new = salts.unwrap_or(0);
         if new != self.get(CYCLE) {
+            self.set(FRAMES, 0);
             self.set(CYCLE_BEFORE, self.get(CYCLE));
             self.set(CYCLE, new);
+        }
+    }
+
+    /// Committed frames of [`State::cycle`] that some process has seen: a WAL that holds fewer lost some.
+    pub fn frames_seen(&self) -> u32 {
+        self.get(FRAMES) as u32
+    }
+
+    pub fn see_frames(&self, frames: u32) {
+        if frames > self.frames_seen() {
+            self.set(FRAMES, frames.into());
         }
     }
 
@@ -172,6 +188,15 @@ impl State {
 
     pub fn set_log_durable(&self, txid: Option<Txid>) {
         self.set(LOG_DURABLE, txid.map_or(0, Txid::get));
+    }
+
+    /// Newest txid whose state no loss of power can take from the database file; `None`: none is known.
+    pub fn synced(&self) -> Option<Txid> {
+        Txid::new(self.get(SYNCED))
+    }
+
+    pub fn set_synced(&self, txid: Option<Txid>) {
+        self.set(SYNCED, txid.map_or(0, Txid::get));
     }
 
     /// Newest txid that the replica `index` (0: home) is known to have, durable; `None`: none.
@@ -302,7 +327,12 @@ mod tests {
         let state = State::open(&dir.path().join("state")).unwrap();
         state.set_cycle(Some(1));
         state.set_cycle(Some(2));
+        state.see_frames(9);
+        state.see_frames(7);
         state.set_cycle(Some(2));
         assert_eq!((state.cycle(), state.cycle_before()), (Some(2), Some(1)));
+        assert_eq!(state.frames_seen(), 9);
+        state.set_cycle(Some(3));
+        assert_eq!(state.frames_seen(), 0, "another cycle begins without frames");
     }
 }

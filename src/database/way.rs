@@ -1,0 +1,312 @@
+//! How a local state becomes the end of its history: the newest files of log and replica, as few as prove what they
+//! make of it. Nothing is changed.
+//!
+//! The history ends with the replica's head and those of our unsent groups that follow it.
+
+use std::fs::File;
+use std::io::BufReader;
+
+use super::at_open::{Forward, Found, Local as Finding};
+use super::live::LiveFiles;
+use super::look::{Looked, with_hot_journal};
+use super::roll_forward::{Roll, Rolled};
+use crate::capture::at_rest::{self, AtRest};
+use crate::capture::group;
+use crate::catalog::Back;
+use crate::config::{Durability, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::ffi::hooks::BaseVfs;
+use crate::ltx::{Decoder, Header};
+use crate::replica::{Client, open_decoder};
+use crate::restore::overlay::{Local, Overlay};
+use crate::restore::tail::Here;
+use crate::sqlite::header;
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::{Log, Recorded, Sealed};
+use crate::staging::state::State;
+use crate::types::{Checksum, Pgno, Position, Txid};
+use crate::upload::Head;
+
+/// Files that are read back from the end to prove a state: as many positions as the state page remembers.
+const FILES_MAX: usize = 4096;
+/// The history as it can be had: the replica's, and what follows it in the log.
+pub struct History<'a> {
+    pub home: &'a dyn Client,
+    pub head: Option<&'a Head>,
+    pub log: &'a Log,
+    /// Unsent groups that follow the head, ascending.
+    pub following: Vec<Sealed>,
+}
+
+/// How a local state becomes the end of the history.
+pub struct Way {
+    pub overlay: Overlay,
+    /// The position after which files were taken; `None`: all of them.
+    pub after: Option<Txid>,
+    /// The local state is a position of the history.
+    pub from_position: bool,
+    /// The end is a group in the log.
+    pub ends_in_log: bool,
+}
+
+/// The files from which a way may be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// Differences after this position: what the local state had then, it must have still. `None`: all differences.
+    After(Option<Txid>),
+    /// Any, a snapshot too: the local state is known, or does not matter.
+    Any,
+}
+
+impl History<'_> {
+    /// Finds the pages that make the local state, with this checksum, into the end. `None`: no files prove it.
+    ///
+    /// # Errors
+    /// `Io` of store and disk.
+    pub fn way(&self, state: Option<Checksum>, local: &Local<'_>, files: Files) -> Result<Option<Way>> {
+        match self.find(state, local, files) {
+            // Damaged or missing files prove nothing.
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn find(&self, state: Option<Checksum>, local: &Local<'_>, files: Files) -> Result<Option<Way>> {
+        let Some(end) = self.end()? else { return Ok(None) };
+        let scratch = self.log.folder().join("ltx").join("forward");
+        let overlay = Overlay::new(end, local, &scratch)?;
+        let ends_in_log = !self.following.is_empty();
+        let mut way = Way { overlay, after: Some(end.range.max), from_position: false, ends_in_log };
+        for sealed in self.following.iter().rev() {
+            if way.overlay.is_proven() {
+                return Ok(Some(way));
+            }
+            way.take(&mut open_sealed(self.log, sealed.txid)?, state, local)?;
+        }
+        let mut listing = Back::new(self.home.list_all()?);
+        let mut pre = self.following.first().map(|sealed| sealed.proof.pre);
+        for _ in 0..FILES_MAX {
+            if way.overlay.is_proven() {
+                return Ok(Some(way));
+            }
+            let Some(after) = way.after.filter(|&after| files.reach(after)) else { break };
+            let Some(file) = listing.step(after, files == Files::Any) else { break };
+            let mut decoder = open_decoder(self.home, &file)?;
+            let proof = decoder.header().proof;
+            // A leftover of a writer that woke up late is no part of the history.
+            if file.range.max == after && pre.zip(proof).is_some_and(|(pre, proof)| pre != proof.post) {
+                continue;
+            }
+            if !way.take(&mut decoder, state, local)? {
+                break;
+            }
+            pre = proof.map(|p| p.pre);
+        }
+        Ok(way.overlay.is_proven().then_some(way))
+    }
+
+    /// The header of the newest file.
+    fn end(&self) -> Result<Option<Header>> {
+        match self.following.last() {
+            Some(sealed) => open_sealed(self.log, sealed.txid).map(|decoder| Some(*decoder.header())),
+            None => Ok(self.head.map(|head| head.header).filter(|header| header.proof.is_some())),
+        }
+    }
+}
+
+impl Files {
+    /// The file that holds `txid` may be used.
+    fn reach(self, txid: Txid) -> bool {
+        match self {
+            Files::Any | Files::After(None) => true,
+            Files::After(Some(floor)) => txid > floor,
+        }
+    }
+}
+
+fn open_sealed(log: &Log, txid: Txid) -> Result<Decoder<BufReader<File>>> {
+    let path = log.path_of(txid);
+    let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+    Decoder::new(BufReader::new(file), path.to_string_lossy())
+}
+
+impl Way {
+    fn take<R: std::io::Read>(
+        &mut self,
+        decoder: &mut Decoder<R>,
+        state: Option<Checksum>,
+        local: &Local<'_>,
+    ) -> Result<bool> {
+        let header = *decoder.header();
+        self.from_position |= state.is_some() && header.proof.map(|p| p.pre) == state;
+        self.after = header.range.min.previous();
+        self.overlay.take(decoder, local)
+    }
+
+    /// Where the history stands afterwards.
+    pub fn end(&self) -> Recorded {
+        let end = self.overlay.end();
+        let checksum = end.proof.expect("BUG: a proven way ends at a checksum").post;
+        Recorded {
+            position: Position { txid: end.range.max, checksum },
+            page_size: end.page_size,
+            page_count: end.page_count,
+            timestamp: end.timestamp,
+        }
+    }
+}
+
+/// On which side of the end a state lies that no file holds, but that differs from the end in pages which those files
+/// wrote. `None`: nothing tells.
+pub fn is_ahead(found: &AtRest, way: &Way) -> Result<Option<bool>> {
+    if found.before.contains(&way.end().position.checksum) {
+        return Ok(Some(true));
+    }
+    let mut page = vec![0; way.overlay.end().page_size.bytes()];
+    let here = header::parse(&found.page_1);
+    let there = if way.overlay.changes_page(Pgno::FIRST) {
+        way.overlay.read(Pgno::FIRST, &mut page)?;
+        header::parse(&page)
+    } else {
+        here
+    };
+    Ok(here.zip(there).and_then(|(here, there)| match here.changes.wrapping_sub(there.changes) as i32 {
+        0 => None,
+        difference => Some(difference > 0),
+    }))
+}
+
+impl History<'_> {
+    /// What a state after a crash is that is neither the head nor the recorded position, and the way from it.
+    ///
+    /// # Errors
+    /// As [`History::way`].
+    pub fn place(
+        &self,
+        whole: &AtRest,
+        state: &State,
+        durability: Durability,
+    ) -> Result<(Finding, Option<Way>)> {
+        let local = |pgno: Pgno| self.page_of(whole, pgno);
+        let remembered = state.positions().find(|p| p.checksum == whole.checksum);
+        let files = match remembered {
+            Some(_) => Files::Any,
+            None => Files::After(state.synced()),
+        };
+        let Some(way) = self.way(Some(whole.checksum), &local, files)? else {
+            return Ok((Finding::Crashed(Found::Other), None));
+        };
+        let ahead = match remembered {
+            _ if way.from_position => Some(false),
+            Some(position) => Some(position.txid > way.end().position.txid),
+            None => is_ahead(whole, &way)?,
+        };
+        // In a rollback mode the file is on disk before the replica can have it; a WAL may lose what the replica has.
+        let in_wal_mode = header::parse(&whole.page_1).map_or(!whole.before.is_empty(), |h| h.wal);
+        let found = match ahead {
+            Some(true) => Found::Ahead,
+            Some(false) => Found::Behind,
+            None if in_wal_mode || durability != Durability::Async => Found::Behind,
+            None => Found::Other,
+        };
+        Ok((Finding::Crashed(found), (found == Found::Behind).then_some(way)))
+    }
+
+    /// Checksum of a page of a local state, where it can be compared with one of the end.
+    fn page_of(&self, whole: &AtRest, pgno: Pgno) -> Option<Checksum> {
+        let end = match self.following.last() {
+            Some(sealed) => Some(sealed.page_size),
+            None => self.head.map(|head| head.header.page_size),
+        };
+        whole.page(pgno).filter(|_| end == Some(whole.shape.page_size))
+    }
+
+    /// Overwrites the local file with the end of the history.
+    ///
+    /// # Errors
+    /// `Conflict` when no files prove what it would become; as [`Roll::run`].
+    pub fn roll_forward(
+        &self,
+        settings: &Settings,
+        base: BaseVfs,
+        state: &State,
+        forward: Forward,
+        looked: &mut Looked,
+        way: Option<Way>,
+    ) -> Result<Rolled> {
+        let recorded = self.log.recorded()?;
+        let map = self.recorded_pages(recorded.as_ref(), looked)?;
+        if map.is_none() && looked.whole.is_none() {
+            let live = LiveFiles::new(base.open(&settings.database, true)?, &settings.database);
+            live.refresh_wal()?;
+            looked.whole = with_hot_journal(&settings.database, |hot| at_rest::read(&live, hot))?;
+        }
+        let Some(here) = here(recorded.as_ref(), map.as_ref(), looked.whole.as_ref()) else {
+            return Err(self.no_way(settings));
+        };
+        let local = |pgno: Pgno| match (&looked.whole, &map) {
+            (Some(whole), _) => self.page_of(whole, pgno),
+            (None, map) => map.as_ref().and_then(|map| map.get(pgno)),
+        };
+        let known = recorded.is_some_and(|r| r.position.checksum == here.checksum)
+            || state.positions().any(|p| p.checksum == here.checksum);
+        let way = match way {
+            Some(way) => way,
+            None if forward == Forward::Ancestor && !known && !looked.is_head() => {
+                return Err(self.no_way(settings));
+            }
+            None => {
+                let way = self.way(Some(here.checksum), &local, Files::Any)?;
+                way.ok_or_else(|| self.no_way(settings))?
+            }
+        };
+        // From here on nothing proves any longer what the file is.
+        state.set_clean(None);
+        state.set_cycle(None);
+        state.set_tag(0);
+        state.sync()?;
+        let roll = Roll {
+            path: &settings.database,
+            log: self.log,
+            base,
+            here,
+            looked_at: &looked.stills,
+            save: !known && !way.from_position && way.end().position.checksum != here.checksum,
+            wait: settings.open_timeout,
+            nonce: here.checksum.get() as u32,
+        };
+        roll.run(way)
+    }
+
+    /// The page checksums of the log, where they are those of the local state.
+    fn recorded_pages(&self, recorded: Option<&Recorded>, looked: &Looked) -> Result<Option<PageChecksums>> {
+        let (Finding::Known { noted: false }, None, Some(recorded)) = (looked.local, &looked.whole, recorded)
+        else {
+            return Ok(None);
+        };
+        let mut map = PageChecksums::open(&self.log.folder().join("checksums"))?;
+        Ok(group::reapply(self.log, &mut map, recorded)?.then_some(map))
+    }
+
+    fn no_way(&self, settings: &Settings) -> Error {
+        Error::conflict(format!(
+            "{} is behind {}, but the files there do not prove what it would become: set replica_on_behind=keep to go on \
+             with the local file as the next txid, or move it away and set replica_if_missing=restore",
+            settings.database.display(),
+            self.home.url()
+        ))
+    }
+}
+
+fn here(recorded: Option<&Recorded>, map: Option<&PageChecksums>, whole: Option<&AtRest>) -> Option<Here> {
+    match (whole, map, recorded) {
+        (Some(whole), _, _) => {
+            let (page_size, page_count) = (whole.shape.page_size, whole.shape.page_count);
+            Some(Here { page_size, page_count, checksum: whole.checksum })
+        }
+        (None, Some(_), Some(r)) => {
+            Some(Here { page_size: r.page_size, page_count: r.page_count, checksum: r.position.checksum })
+        }
+        _ => None,
+    }
+}
