@@ -59,10 +59,12 @@ test-sql: venv library ## the SQL surface as a user types it
 bench: venv library program ## ratios to plain SQLite and to the real litestream, in one table
 	$(PYTHON) python-tests/bench_commit.py
 	$(PYTHON) python-tests/bench_fleet.py
+	$(PYTHON) python-tests/bench_wait.py
 
 bench-small: venv library program ## the same in a few seconds, to see that it works
 	$(PYTHON) python-tests/bench_commit.py --small
 	$(PYTHON) python-tests/bench_fleet.py --small
+	$(PYTHON) python-tests/bench_wait.py --small
 
 .PHONY: bench bench-small
 
