@@ -67,8 +67,7 @@ impl Database {
     /// `Busy` when the time is up: it is still sent, in order. `Fenced` when it never will be.
     pub fn wait_for_commit(self: &Arc<Self>, frames: u32) -> Result<(), Error> {
         let timeout = self.settings.sync_timeout;
-        let ticket = self.tickets.draw();
-        self.schedule(std::time::Instant::now(), true);
+        let ticket = self.ask_for_sync();
         let waited = self.tickets.wait(ticket, Deadline::after(timeout));
         self.turn.after_you(frames);
         waited.map_err(|error| {

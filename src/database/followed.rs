@@ -52,6 +52,8 @@ pub struct Database {
     // Guards errors and events, of the database and home first, then of each copy.
     pub(super) notices: Mutex<Vec<Notices>>,
     phase: Mutex<Phase>,
+    /// The last connection is gone, and who works on it closes it.
+    is_left: AtomicBool,
     /// Somebody wanted a run while one was under way.
     again: AtomicBool,
     // Guards when the next run is due; `None`: none is.
@@ -135,6 +137,7 @@ impl Database {
             engine: Mutex::new(parts.engine),
             notices: Mutex::new(notices),
             phase: Mutex::new(parts.phase),
+            is_left: AtomicBool::new(false),
             again: AtomicBool::new(false),
             due: Mutex::new(None),
             copies_due: Mutex::new(None),
@@ -316,8 +319,7 @@ impl Database {
     /// # Errors
     /// `Busy` with what is in the way when the time is up; `Fenced` when nothing more comes.
     pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<Option<Txid>> {
-        let ticket = self.tickets.draw();
-        self.schedule(Instant::now(), true);
+        let ticket = self.ask_for_sync();
         self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| match error.kind() {
             Kind::Busy => {
                 let why = match self.why_not() {
@@ -329,6 +331,13 @@ impl Database {
             _ => error,
         })?;
         Ok(self.state.acknowledged(0))
+    }
+
+    /// The same without waiting: a ticket to wait for.
+    pub(super) fn ask_for_sync(self: &Arc<Self>) -> u64 {
+        let ticket = self.tickets.draw();
+        self.schedule(Instant::now(), true);
+        ticket
     }
 
     /// What is in the way of who waits, as the end of a sentence; empty: nothing is known.
@@ -375,7 +384,12 @@ impl Database {
             return;
         }
         let Some(engine) = self.lock_engine() else { return };
-        if home { self.run_cycle(engine) } else { self.run_copies(engine) }
+        if home {
+            self.run_cycle(engine)
+        } else {
+            self.run_copies(engine)
+        }
+        self.close_if_left();
     }
 
     fn run_cycle(self: &Arc<Self>, mut engine: MutexGuard<'_, Engine>) {
@@ -428,6 +442,23 @@ impl Database {
             );
             Ok(Cycle::Done)
         })
+    }
+
+    /// Has whoever works on it now close it afterwards; the engine, if that was nobody any more.
+    pub(super) fn leave_to_worker(&self) -> Option<MutexGuard<'_, Engine>> {
+        self.is_left.store(true, Ordering::SeqCst);
+        // It may have let go before it could see the request.
+        self.engine.try_lock()
+    }
+
+    /// Closes what was left to us.
+    fn close_if_left(self: &Arc<Self>) {
+        if self.is_left.load(Ordering::SeqCst)
+            && self.connections.is_empty()
+            && let Some(engine) = self.engine.try_lock()
+        {
+            Runtime::get().close(self, engine);
+        }
     }
 
     /// The engine, or a request to the thread that runs it to go on once more.

@@ -18,6 +18,7 @@ use super::home::Home;
 use super::live::LiveFiles;
 use super::look::{Look, is_related, power_was_lost, unsent};
 use super::roll_forward::Rolled;
+use super::runtime::First;
 use super::way::History;
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Phase, group};
@@ -36,7 +37,7 @@ use crate::upload::{Head, Uploader};
 
 /// What an open found.
 pub enum Opening {
-    First(Box<Prepared>),
+    First(Box<Prepared>, First),
     /// This process has the database open already.
     Again(std::sync::Arc<Database>),
 }

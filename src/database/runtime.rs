@@ -10,6 +10,7 @@ use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 
 use super::connections::ConnectionId;
+use super::engine::Engine;
 use super::followed::Database;
 use super::live::{LiveFiles, wal_bytes};
 use super::prepare::{self, Opening};
@@ -22,17 +23,21 @@ use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::ffi::os;
 use crate::fs::FileStat;
-use crate::lock::Mutex;
+use crate::lock::{Condvar, Mutex, MutexGuard};
 use crate::sqlite::header;
 
+/// Longest wait of a close for the end of an upload, after the flush.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Bound of the flush at exit, for all databases together.
 const EXIT_FLUSH: Duration = Duration::from_secs(5);
 
 pub struct Runtime {
     generation: u32,
     pub config: Config,
-    // Guards the table of open databases; held while one is opened, so that two threads open it once.
-    databases: Mutex<HashMap<PathBuf, Arc<Database>>>,
+    // Guards the table of open databases; never held while a disk or a store is waited for.
+    databases: Mutex<Table>,
+    /// One of those that were being opened is open, or was refused.
+    opened: Condvar,
     worker: Worker,
     /// For databases whose commits wait for the replica.
     prompt: Worker,
@@ -40,6 +45,26 @@ pub struct Runtime {
     read_only: Mutex<Vec<Weak<(PathBuf, String)>>>,
     // Guards the text of the newest open that was refused: SQLite swallows it in ATTACH.
     refusal: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<PathBuf, Arc<Database>>,
+    /// What one thread opens, so that others wait for it, with the inode it had.
+    opening: HashMap<PathBuf, Option<(u64, u64)>>,
+}
+
+/// The right to open a database first; others that want it wait until this is gone.
+pub struct First {
+    runtime: &'static Runtime,
+    path: PathBuf,
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        self.runtime.databases.lock().opening.remove(&self.path);
+        self.runtime.opened.notify_all();
+    }
 }
 
 /// A database that is open for reading only, as long as this lives.
@@ -67,6 +92,7 @@ impl Runtime {
                 generation,
                 config: Config::from_environment(),
                 databases: Mutex::default(),
+                opened: Condvar::default(),
                 worker: Worker::new(Urgency::Low),
                 prompt: Worker::new(Urgency::Waited),
                 read_only: Mutex::default(),
@@ -91,25 +117,40 @@ impl Runtime {
     ///
     /// # Errors
     /// The open is refused with the text.
-    pub fn prepare(&self, settings: Settings, base: BaseVfs) -> Result<Opening> {
-        let databases = self.databases.lock();
-        if let Some(open) = databases.get(&settings.database) {
-            return same_settings(open, &settings).map(|()| Opening::Again(Arc::clone(open)));
-        }
-        if let Ok(stat) = FileStat::of(&settings.database) {
-            let twin = databases.values().find(|d| {
-                FileStat::of(&d.path).is_ok_and(|s| (s.device, s.inode) == (stat.device, stat.inode))
-            });
-            if let Some(twin) = twin {
-                return Err(Error::invalid(format!(
-                    "{} and {} are two names of one file; open it by one of them",
-                    settings.database.display(),
-                    twin.path.display()
-                )));
-            }
-        }
+    pub fn prepare(&'static self, settings: Settings, base: BaseVfs) -> Result<Opening> {
+        let first = match self.first(&settings)? {
+            Ok(first) => first,
+            Err(open) => return same_settings(&open, &settings).map(|()| Opening::Again(open)),
+        };
         let claim = self.config.claim(&settings)?;
-        prepare::prepare(settings, base, claim, &self.config).map(|p| Opening::First(Box::new(p)))
+        let prepared = prepare::prepare(settings, base, claim, &self.config)?;
+        Ok(Opening::First(Box::new(prepared), first))
+    }
+
+    /// The right to open a database, or, as the inner error, the one that is open.
+    fn first(&'static self, settings: &Settings) -> Result<std::result::Result<First, Arc<Database>>> {
+        let path = &settings.database;
+        let mut table = self.databases.lock();
+        while table.opening.contains_key(path) {
+            self.opened.wait(&mut table);
+        }
+        if let Some(open) = table.open.get(path) {
+            return Ok(Err(Arc::clone(open)));
+        }
+        let inode = |path: &Path| FileStat::of(path).ok().map(|s| (s.device, s.inode));
+        let own = inode(path);
+        let open = table.open.keys().map(|path| (path, inode(path)));
+        let mut others = open.chain(table.opening.iter().map(|(path, inode)| (path, *inode)));
+        if let Some((twin, _)) = others.find(|(_, other)| own.is_some() && *other == own) {
+            return Err(Error::invalid(format!(
+                "{} and {} are two names of one file; open it by one of them",
+                path.display(),
+                twin.display()
+            )));
+        }
+        drop(others);
+        table.opening.insert(path.clone(), own);
+        Ok(Ok(First { runtime: self, path: path.clone() }))
     }
 
     /// The file is open: the database joins the table and the connection its database.
@@ -122,45 +163,64 @@ impl Runtime {
         base: BaseVfs,
         wal: Arc<ShmWal>,
     ) -> Result<(Arc<Database>, ConnectionId)> {
-        let mut databases = self.databases.lock();
-        let database = match opening {
-            Opening::Again(database) if databases.contains_key(&database.path) => database,
-            // It was closed between the two calls: the one that is open now, or a new look, is the right one.
-            Opening::Again(database) => match databases.get(&database.path) {
-                Some(open) => Arc::clone(open),
-                None => {
-                    let settings = database.settings.clone();
-                    drop(database);
-                    let claim = self.config.claim(&settings)?;
-                    Arc::new(prepare::prepare(settings, base, claim, &self.config)?.finish(base)?)
-                }
-            },
-            Opening::First(prepared) => match databases.get(prepared.path()) {
-                Some(open) => Arc::clone(open),
-                None => Arc::new(prepared.finish(base)?),
+        let (database, id, _first) = match opening {
+            Opening::First(prepared, first) => self.put(Arc::new(prepared.finish(base)?), &wal, Some(first)),
+            Opening::Again(database) => match self.join(&database.path, &wal) {
+                Some((database, id)) => (database, id, None),
+                // It was closed between the two calls: a new look is the right one.
+                None => match self.prepare(database.settings.clone(), base)? {
+                    Opening::First(prepared, first) => {
+                        self.put(Arc::new(prepared.finish(base)?), &wal, Some(first))
+                    }
+                    again @ Opening::Again(_) => return self.opened(again, base, wal),
+                },
             },
         };
         self.worker_of(&database).start(self, database.lane())?;
         static AT_EXIT: Once = Once::new();
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
-        databases.insert(database.path.clone(), Arc::clone(&database));
-        let id = database.connections.add(wal);
         // Groups that were never sent, and pages noted before, wait for no commit. None is announced by this.
         database.schedule(Instant::now() + database.settings.interval, false);
         Ok((database, id))
     }
 
+    fn put(
+        &self,
+        database: Arc<Database>,
+        wal: &Arc<ShmWal>,
+        first: Option<First>,
+    ) -> (Arc<Database>, ConnectionId, Option<First>) {
+        let mut table = self.databases.lock();
+        let id = database.connections.add(Arc::clone(wal));
+        table.open.insert(database.path.clone(), Arc::clone(&database));
+        (database, id, first)
+    }
+
+    /// Under the table's lock, so that a last close sees the new connection, or we do not see its database.
+    fn join(&self, path: &Path, wal: &Arc<ShmWal>) -> Option<(Arc<Database>, ConnectionId)> {
+        let table = self.databases.lock();
+        let database = table.open.get(path)?;
+        Some((Arc::clone(database), database.connections.add(Arc::clone(wal))))
+    }
+
     /// A connection is gone. With the last one, what is left is flushed for a bounded time.
     ///
     /// The database stays in the table until its locks are gone: a second set of them in one process would be no
-    /// locks at all.
+    /// locks at all. While a store keeps the worker waiting, the application does not wait too: the worker closes it.
     pub fn closed(&self, database: &Arc<Database>, id: ConnectionId) {
         if !database.connections.remove(id) {
             return;
         }
         flush(database, Deadline::after(database.settings.flush_timeout));
-        let mut databases = self.databases.lock();
-        let mut engine = database.engine.lock();
+        let engine = database.engine.try_lock_for(CLOSE_PATIENCE);
+        if let Some(engine) = engine.or_else(|| database.leave_to_worker()) {
+            self.close(database, engine);
+        }
+    }
+
+    /// The last close of a database, once nobody works on it.
+    pub(super) fn close(&self, database: &Arc<Database>, mut engine: MutexGuard<'_, Engine>) {
+        let mut table = self.databases.lock();
         if !database.connections.is_empty() || engine.lock.is_none() {
             return; // opened again meanwhile, or closed by another thread
         }
@@ -168,7 +228,7 @@ impl Runtime {
         engine.lock = None;
         database.users.lock().take();
         database.claim.lock().take();
-        databases.remove(&database.path);
+        table.open.remove(&database.path);
     }
 
     /// A database was opened for reading only.
@@ -198,12 +258,12 @@ impl Runtime {
 
     /// Every open database.
     pub fn databases(&self) -> Vec<Arc<Database>> {
-        self.databases.lock().values().cloned().collect()
+        self.databases.lock().open.values().cloned().collect()
     }
 
     /// The open database at `path`, after symbolic links.
     pub fn find(&self, path: &Path) -> Option<Arc<Database>> {
-        self.databases.lock().get(path).cloned()
+        self.databases.lock().open.get(path).cloned()
     }
 }
 
@@ -227,20 +287,28 @@ fn same_settings(open: &Database, settings: &Settings) -> Result<()> {
 
 /// Waits until what was committed is in the replica, unless nobody of this process can read it now.
 pub fn flush(database: &Arc<Database>, deadline: Deadline) {
-    let readable = wal_bytes(&database.path) == 0 || database.connections.mapped().is_some();
-    if readable && !deadline.passed() {
+    if is_readable(database) && !deadline.passed() {
         // What is not sent now waits in the local log.
         let _ = database.sync(deadline.remaining());
     }
 }
 
+fn is_readable(database: &Database) -> bool {
+    wal_bytes(&database.path) == 0 || database.connections.mapped().is_some()
+}
+
 fn flush_at_exit() {
     let deadline = Deadline::after(EXIT_FLUSH);
     let Some(runtime) = os::process_wide_if_there(&CURRENT, |r: &Runtime| r.generation) else { return };
-    let Some(databases) = runtime.databases.try_lock_for(deadline.remaining()) else { return };
-    let open: Vec<_> = databases.values().cloned().collect();
-    drop(databases);
-    open.iter().for_each(|database| flush(database, deadline));
+    let Some(table) = runtime.databases.try_lock_for(deadline.remaining()) else { return };
+    let open: Vec<_> = table.open.values().cloned().collect();
+    drop(table);
+    // All of them are asked before the first is waited for: a thousand take no longer than they must.
+    let readable = open.iter().filter(|database| is_readable(database));
+    let asked: Vec<_> = readable.map(|database| (database, database.ask_for_sync())).collect();
+    for (database, ticket) in asked {
+        let _ = database.tickets.wait(ticket, deadline);
+    }
 }
 
 /// Leaves marks that let the next open know the file again without reading it.
