@@ -6,9 +6,12 @@ replica that starts late gets the whole history as one file, which the test move
 done by the test, oldest first, the two newest stay.
 """
 
+import contextlib
+import os
 import shutil
 import signal
 import sqlite3
+from pathlib import Path
 
 import harness
 import pytest
@@ -91,6 +94,17 @@ class World:
         b.finish()
 
 
+def nameless_file(tracer, folder):
+    """Whether a child of `tracer` writes a file in `folder` that has no name, or a passing one."""
+    children = Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()
+    links = []
+    for child in children:
+        for fd in Path(f"/proc/{child}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(fd))
+    return any(link.startswith(f"{folder}/") and link.endswith((" (deleted)", ".tmp")) for link in links)
+
+
 @pytest.fixture
 def world(tmp_path, replica, extension, process):
     made = World(tmp_path, replica, extension, process)
@@ -114,11 +128,12 @@ def test_writer_paused_before_its_commit_is_fenced(world, expired):
 @pytest.mark.parametrize("expired", [False, True])
 def test_writer_paused_between_its_looks_and_the_create_is_fenced(world, expired):
     target = world.names / name(world.common + 1)
-    # The rename of just this name is delayed; stopping strace meanwhile stops the writer right there.
-    hold = ["-P", target, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=1000000:when=1"]
+    # The call that gives just this name is delayed; stopping strace meanwhile stops the writer right there.
+    calls = "linkat,renameat2"
+    hold = ["-P", target, "-e", f"trace={calls}", "-e", f"inject={calls}:delay_enter=1000000:when=1"]
     a = world.shell("a", "strace", "-f", "-qq", "-o", world.folder / "strace", *hold)
     assert a.ask("INSERT INTO t VALUES ('a')") == []
-    harness.wait_for(lambda: list(world.names.glob(f"{target.name}.*.tmp")), "the file under its passing name")
+    harness.wait_for(lambda: nameless_file(a.process.pid, world.names), "the file before it has its name")
     a.send_signal(signal.SIGSTOP)
     assert not target.exists()
     world.other_wins()

@@ -73,13 +73,13 @@ pub fn plan(
     Some(Group { header, whole: old.is_none() })
 }
 
-/// Seals the planned group, in the place of `spare` if there is one, and brings the page checksums after it.
+/// Seals the planned group, in the place of `unneeded` if there is one, and brings the page checksums after it.
 ///
 /// # Errors
 /// `Exists` when the txid is taken in the log; `Full`, `Io`. After an error the noted pages must stay noted.
 pub fn seal(
     log: &Log,
-    spare: Option<Temp>,
+    unneeded: Option<Temp>,
     checksums: &mut PageChecksums,
     group: &Group,
     buffer: &PageBuffer,
@@ -87,7 +87,7 @@ pub fn seal(
     let header = &group.header;
     let txid = header.range.max;
     checksums.reserve(header.page_count)?;
-    let size = log.seal(txid, header.timestamp, spare, |file| write(file, header, buffer))?;
+    let size = log.seal(txid, unneeded, |file| write(file, header, buffer))?;
     if group.whole {
         checksums.clear();
     }

@@ -98,7 +98,14 @@ impl Connections {
 
     /// A connection that has shared memory mapped, if any.
     pub fn mapped(&self) -> Option<Arc<ShmWal>> {
-        let candidates: Vec<_> = self.inner.lock().entries.iter().map(|e| Arc::clone(&e.wal)).collect();
+        let inner = self.inner.lock();
+        if let [only] = &inner.entries[..] {
+            let only = Arc::clone(&only.wal);
+            drop(inner);
+            return only.is_mapped().then_some(only);
+        }
+        let candidates: Vec<_> = inner.entries.iter().map(|e| Arc::clone(&e.wal)).collect();
+        drop(inner);
         candidates.into_iter().find(|wal| wal.is_mapped())
     }
 

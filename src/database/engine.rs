@@ -91,7 +91,7 @@ pub struct Engine {
     pub marked: bool,
     /// How long the home replica took for the newest group.
     pub put_took: Duration,
-    /// When this engine last made a group survive a loss of power in the local log.
+    /// When this engine last made a group survive a loss of power in the local log, monotonic.
     pub durable_at_ms: u64,
 }
 
@@ -285,8 +285,14 @@ impl Engine {
         Work { files: &self.live, noted, state, base: self.base(), page_size, folder }
     }
 
-    fn collect(&mut self, db: &Database) -> Result<Collected> {
-        self.live.refresh_wal()?;
+    fn collect(&self, db: &Database) -> Result<Collected> {
+        self.live.open_wal()?;
+        let collected = self.collect_from(db);
+        self.live.close_wal();
+        collected
+    }
+
+    fn collect_from(&self, db: &Database) -> Result<Collected> {
         let shm = db.connections.mapped();
         let owned = db.connections.has_wal() && db.connections.exclusive().is_some();
         if shm.is_some() || owned {
@@ -352,7 +358,8 @@ impl Engine {
         let Some(plan) = group::plan(&self.base(), buffer, shape, db.state.writer(), clock::now()) else {
             return Ok(None);
         };
-        let sealed = group::seal(&db.log, self.groups.take_spare(), &mut self.checksums, &plan, buffer)?;
+        let unneeded = self.groups.take_unneeded(&db.log)?;
+        let sealed = group::seal(&db.log, unneeded, &mut self.checksums, &plan, buffer)?;
         if plan.whole && sealed.txid > Txid::FIRST {
             self.whole = Some(sealed.txid);
         }

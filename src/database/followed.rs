@@ -11,6 +11,7 @@ use super::connections::Connections;
 use super::engine::{Cycle, Engine};
 use super::exclusive_wal::ExclusiveWal;
 use super::live::{LiveFiles, beside};
+use super::poll::Polled;
 use super::queue::Lane;
 use super::runtime::Runtime;
 use super::sync::Tickets;
@@ -74,8 +75,7 @@ pub struct Database {
     frames_written: AtomicU32,
     /// The file at rest when it was last proven to be what we know.
     rest: Mutex<Option<FileStat>>,
-    /// The file when [`Database::poll`] last looked at it: a change is worth a run, and proves nothing.
-    polled: Mutex<Option<FileStat>>,
+    pub(super) polled: Mutex<Polled>,
     // Guards the right to replica and log folder; `None` once the database is closed, though the worker may still look.
     pub(super) claim: Mutex<Option<Claim>>,
 }
@@ -149,7 +149,7 @@ impl Database {
             zero_salt_frames: AtomicU64::new(0),
             single_writer: AtomicBool::new(false),
             frames_written: AtomicU32::new(0),
-            polled: Mutex::new(parts.rest.clone()),
+            polled: Mutex::new(Polled::at(parts.rest.clone())),
             rest: Mutex::new(parts.rest),
             claim: Mutex::new(Some(parts.claim)),
         };
@@ -468,27 +468,6 @@ impl Database {
             // It may have let go before it could see the request.
             self.engine.try_lock()
         })
-    }
-
-    /// A look at what programs without the extension may have committed.
-    pub fn poll(self: &Arc<Self>) {
-        if self.scheduled.load(Ordering::Relaxed) || self.connections.is_empty() {
-            return;
-        }
-        let changed = match self.connections.mapped() {
-            Some(wal) => {
-                let noted = self.notes.note(&*wal, &self.state, &self.noted);
-                noted.is_some_and(|n| n.went_cold) || !self.noted.is_empty()
-            }
-            None => {
-                let now = FileStat::of(&self.path).ok();
-                let before = std::mem::replace(&mut *self.polled.lock(), now.clone());
-                !self.noted.is_empty() || (before != now && !self.is_at_rest())
-            }
-        };
-        if changed {
-            self.committed();
-        }
     }
 
     pub(super) fn notices(&self) -> HomeNotices<'_> {

@@ -35,8 +35,8 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 pub struct LiveFiles {
     base: BaseFile,
     wal_path: PathBuf,
-    // Guards the descriptor and the inode it was opened at.
-    wal: Mutex<Option<(File, u64)>>,
+    // Guards the descriptor of the WAL, which is open while it is read only: a thousand databases are many descriptors.
+    wal: Mutex<Option<File>>,
 }
 
 impl LiveFiles {
@@ -48,23 +48,18 @@ impl LiveFiles {
         &self.base
     }
 
-    /// Looks whether the WAL was replaced; call it before a series of reads.
-    pub fn refresh_wal(&self) -> Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let mut wal = self.wal.lock();
-        let inode = match std::fs::metadata(&self.wal_path) {
-            Ok(metadata) => metadata.ino(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                *wal = None;
-                return Ok(());
-            }
-            Err(e) => return Err(Error::io("look at", &self.wal_path, e)),
+    /// Opens the WAL that is there now; call it before a series of reads.
+    pub fn open_wal(&self) -> Result<()> {
+        *self.wal.lock() = match File::open(&self.wal_path) {
+            Ok(file) => Some(file),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io("open", &self.wal_path, e)),
         };
-        if wal.as_ref().is_none_or(|&(_, open)| open != inode) {
-            let file = File::open(&self.wal_path).map_err(|e| Error::io("open", &self.wal_path, e))?;
-            *wal = Some((file, inode));
-        }
         Ok(())
+    }
+
+    pub fn close_wal(&self) {
+        self.wal.lock().take();
     }
 }
 
@@ -125,7 +120,7 @@ impl Files for LiveFiles {
 
     fn read_wal(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.wal.lock() {
-            Some((file, _)) => read_at(file, &self.wal_path, offset, buffer),
+            Some(file) => read_at(file, &self.wal_path, offset, buffer),
             None => Ok(0),
         }
     }

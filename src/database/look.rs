@@ -84,7 +84,7 @@ impl Look<'_> {
             Err(e) => return Err(e),
         };
         let live = LiveFiles::new(self.base.open(self.path, true)?, self.path);
-        live.refresh_wal()?;
+        live.open_wal()?;
         let Some(recorded) = self.recorded.map(|r| r.position) else {
             let read = self.read(&live)?;
             return local(Local::Unlogged(read.checksum()), Some(read));

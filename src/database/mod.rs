@@ -17,6 +17,7 @@ mod followed;
 mod home;
 mod live;
 mod look;
+mod poll;
 mod prepare;
 mod queue;
 mod reach;

@@ -4,7 +4,7 @@
 //! ```text
 //! lane      what a run waits for           threads that may be in it at the same time
 //! Folder    a disk                         all
-//! Bucket    the answer of a store          all but one
+//! Bucket    the answer of a store          all; all but one where there are folders too
 //! Failing   what did not work last time    a third of them, at least one
 //! ```
 //!
@@ -61,15 +61,21 @@ pub struct Queue<T> {
     heaps: [BinaryHeap<Reverse<Due<T>>>; LANES.len()],
     running: [usize; LANES.len()],
     order: u64,
+    has_folders: bool,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Queue<T> {
-        Queue { heaps: Default::default(), running: Default::default(), order: 0 }
+        Queue { heaps: Default::default(), running: Default::default(), order: 0, has_folders: false }
     }
 }
 
 impl<T> Queue<T> {
+    /// There will be something to run in this lane.
+    pub fn expect(&mut self, lane: Lane) {
+        self.has_folders |= lane == Lane::Folder;
+    }
+
     pub fn push(&mut self, lane: Lane, at: Instant, what: T) {
         self.order += 1;
         self.heaps[lane as usize].push(Reverse(Due { at, order: self.order, what }));
@@ -89,6 +95,11 @@ impl<T> Queue<T> {
         self.earliest(threads).map(|(at, _, _)| at)
     }
 
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.heaps.iter().map(BinaryHeap::len).sum()
+    }
+
     /// What was popped from `lane` has run.
     pub fn finished(&mut self, lane: Lane) {
         let running = &mut self.running[lane as usize];
@@ -106,11 +117,12 @@ impl<T> Queue<T> {
 
     fn may_run(&self, lane: Lane, threads: usize) -> bool {
         let [_, bucket, failing] = self.running;
-        let is_one_left = threads == 1 || bucket + failing + 1 < threads;
+        let kept = usize::from(self.has_folders && threads > 1);
+        let is_free = bucket + failing + kept < threads;
         match lane {
             Lane::Folder => true,
-            Lane::Bucket => is_one_left,
-            Lane::Failing => is_one_left && failing < (threads / 3).max(1),
+            Lane::Bucket => is_free,
+            Lane::Failing => is_free && failing < (threads / 3).max(1),
         }
     }
 }
@@ -146,8 +158,11 @@ mod tests {
     fn stores_that_hang_leave_a_thread_to_the_folders() {
         let now = Instant::now();
         let mut queue = Queue::default();
+        queue.expect(Lane::Bucket);
         (0..20).for_each(|n| queue.push(Lane::Bucket, now, n));
-        assert_eq!(pop_all(&mut queue, now, 6).len(), 5);
+        assert_eq!(pop_all(&mut queue, now, 6).len(), 6, "there are none");
+        queue.finished(Lane::Bucket);
+        queue.expect(Lane::Folder);
         queue.push(Lane::Folder, now + Duration::from_secs(1), 100);
         assert_eq!(
             queue.next_at(6),
@@ -156,7 +171,7 @@ mod tests {
         );
         assert_eq!(pop_all(&mut queue, now + Duration::from_secs(1), 6), [(Lane::Folder, 100)]);
         queue.finished(Lane::Bucket);
-        assert_eq!(pop_all(&mut queue, now, 6), [(Lane::Bucket, 5)]);
+        assert_eq!(pop_all(&mut queue, now, 6), [(Lane::Bucket, 6)]);
     }
 
     #[test]
@@ -164,6 +179,7 @@ mod tests {
         let now = Instant::now();
         for (threads, limit, others) in [(2, 1, 0), (6, 2, 3)] {
             let mut queue = Queue::default();
+            queue.expect(Lane::Folder);
             (0..20).for_each(|n| queue.push(Lane::Failing, now, n));
             assert_eq!(pop_all(&mut queue, now, threads).len(), limit, "{threads} threads");
             (0..20).for_each(|n| queue.push(Lane::Bucket, now, n));

@@ -224,6 +224,8 @@ impl Runtime {
         if !database.connections.is_empty() || engine.lock.is_none() {
             return; // opened again meanwhile, or closed by another thread
         }
+        // What stays says nothing new, and goes when the log is next worked on.
+        let _ = engine.groups.forget_unneeded(&database.log);
         leave(database, &engine.live);
         engine.lock = None;
         database.users.lock().take();

@@ -20,8 +20,11 @@ use crate::staging::log::Groups;
 use crate::types::Txid;
 use crate::upload::{Outcome, Uploader};
 
-/// Pace at which the log's newest group is made to survive a loss of power.
+/// The log's newest group is made to survive a loss of power at most this often.
 const POSITION_SYNC_MS: u64 = 1000;
+/// And when as many groups, or as much time, has passed. Each costs two fsyncs, as many as the replica's own.
+const POSITION_SYNC_GROUPS: u64 = 16;
+const POSITION_SYNC_MS_MAX: u64 = 16_000;
 
 /// A group that the home replica stores, while it is not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +88,16 @@ impl Engine {
         self.forget(db)
     }
 
-    /// The log's own idea of where the history stands may be a second old after a loss of power, not more.
+    /// Keeps what the log itself says after a loss of power of where the history stands from growing old.
     fn keep_position_durable(&mut self, db: &Database) -> Result<()> {
         let Some(recorded) = self.recorded else { return Ok(()) };
         let now = clock::monotonic_ms();
         let newest = recorded.position.txid;
-        let due = db.state.log_durable().is_none() || now >= self.durable_at_ms + POSITION_SYNC_MS;
-        if due && self.groups.contains(newest) && make_durable(db, newest)? {
+        let groups = db.state.log_durable().map(|durable| newest.get().saturating_sub(durable.get()));
+        if is_position_old(groups, now - self.durable_at_ms)
+            && self.groups.contains(newest)
+            && make_durable(db, newest)?
+        {
             self.durable_at_ms = now;
         }
         Ok(())
@@ -223,6 +229,14 @@ impl Engine {
     }
 }
 
+/// Whether the position that survives a loss of power in the log, `groups` behind the newest and `age_ms` old, is to be
+/// brought up to it; `None`: none does.
+fn is_position_old(groups: Option<u64>, age_ms: u64) -> bool {
+    groups.is_none_or(|groups| {
+        age_ms >= POSITION_SYNC_MS && (groups >= POSITION_SYNC_GROUPS || age_ms >= POSITION_SYNC_MS_MAX)
+    })
+}
+
 /// Makes a group survive a loss of power in the log. `false`: the one that was made to last there is this one.
 fn make_durable(db: &Database, txid: Txid) -> Result<bool> {
     if db.state.log_durable() == Some(txid) {
@@ -237,4 +251,22 @@ fn acknowledged(db: &Database, stored: Stored) {
     assert!(db.state.acknowledged(0) < Some(stored.txid), "BUG: {} is acknowledged again", stored.txid);
     db.state.set_acknowledged(0, Some(stored.txid));
     db.covered(stored.holds_until_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_keeps_its_position_by_time_and_by_number_of_groups() {
+        for (groups, age_ms, is_old) in [
+            (None, 0, true),
+            (Some(1000), 999, false),
+            (Some(16), 1000, true),
+            (Some(15), 15_999, false),
+            (Some(1), 16_000, true),
+        ] {
+            assert_eq!(is_position_old(groups, age_ms), is_old, "{groups:?} groups, {age_ms} ms");
+        }
+    }
 }

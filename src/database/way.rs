@@ -238,7 +238,7 @@ impl History<'_> {
         let map = self.recorded_pages(recorded.as_ref(), looked)?;
         if map.is_none() && looked.whole.is_none() {
             let live = LiveFiles::new(base.open(&settings.database, true)?, &settings.database);
-            live.refresh_wal()?;
+            live.open_wal()?;
             looked.whole = with_hot_journal(&settings.database, |hot| at_rest::read(&live, hot))?;
         }
         let Some(here) = here(recorded.as_ref(), map.as_ref(), looked.whole.as_ref()) else {

@@ -24,14 +24,17 @@ use crate::ffi::os;
 use crate::lock::{Condvar, Mutex, MutexGuard};
 use crate::types::Level;
 
-/// A thousand databases must not mean a thousand threads. While one waits for its disk, the other works.
-const THREADS: usize = 2;
-/// The same with a bucket: a put of 50 ms holds a thread that long.
-const THREADS_WITH_BUCKET: usize = 6;
+/// Threads for databases of one urgency that have folders only, and with a bucket. A thousand databases must not mean a
+/// thousand threads; a put of 50 ms holds one that long; while one waits for its disk, another works.
+const THREADS: [(Urgency, usize, usize); 2] = [(Urgency::Low, 2, 5), (Urgency::Waited, 2, 2)];
 /// What nobody waits for yields to the application: a writer never waits for a compressor.
 const NICE: u8 = 10;
 /// Pace of the look at what programs without the extension committed.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
+/// A fleet is served a few at a time: where so many collect their groups, whose time has come waits for those that come
+/// soon after. To wake costs as much as a good part of a group.
+const CROWD: usize = 4;
+const CROWD_WAITS: Duration = Duration::from_millis(5);
 /// Longest sleep while nothing is due; any will do.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
@@ -52,9 +55,15 @@ impl Plan {
         [self.due.next_at(self.threads), self.next_poll].into_iter().flatten().min()
     }
 
-    /// The one that watches the clock sleeps past what is due next.
+    /// Until when to sleep while nothing is due.
+    fn wake_at(&self) -> Option<Instant> {
+        let patience = if self.due.len() >= CROWD { CROWD_WAITS } else { Duration::ZERO };
+        self.next_at().map(|at| at + patience)
+    }
+
+    /// The one that watches the clock sleeps past its time.
     fn is_overslept(&self) -> bool {
-        self.watched_until.zip(self.next_at()).is_some_and(|(until, at)| at < until)
+        self.watched_until.zip(self.wake_at()).is_some_and(|(until, at)| at < until)
     }
 }
 
@@ -97,9 +106,10 @@ impl Worker {
         let lane = database.lane();
         let mut plan = self.plan.lock();
         plan.due.push(lane, at, Arc::clone(database));
+        let is_urgent = plan.watched_until.is_some_and(|until| at < until) && at <= Instant::now();
         let is_overslept = plan.is_overslept();
         drop(plan);
-        if is_overslept {
+        if is_urgent || is_overslept {
             self.earlier.notify_one();
         }
     }
@@ -109,8 +119,11 @@ impl Worker {
     /// # Errors
     /// `Io` when the system gives no thread.
     pub fn start(&'static self, everyone: &'static dyn Everyone, lane: Lane) -> Result<()> {
-        let threads = if lane == Lane::Folder { THREADS } else { THREADS_WITH_BUCKET };
+        let (_, folders, bucket) =
+            THREADS.into_iter().find(|t| t.0 == self.urgency).expect("BUG: no row for an urgency");
+        let threads = if lane == Lane::Folder { folders } else { bucket };
         let mut plan = self.plan.lock();
+        plan.due.expect(lane);
         plan.next_poll.get_or_insert_with(|| Instant::now() + FOREIGN_POLL);
         while plan.threads < threads {
             let nice = if self.urgency == Urgency::Low { NICE } else { 0 };
@@ -178,7 +191,7 @@ impl Worker {
             plan.uncalled -= 1;
             return;
         }
-        let until = plan.next_at().unwrap_or_else(|| Instant::now() + SLEEP_MAX);
+        let until = plan.wake_at().unwrap_or_else(|| Instant::now() + SLEEP_MAX);
         plan.watched_until = Some(until);
         self.earlier.wait_until(plan, until);
         plan.watched_until = None;
@@ -201,4 +214,14 @@ pub fn examine(config: &Config, url: &str) -> Result<Vec<Finding>> {
         std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_never_more_than_eight_threads_with_the_application_s_own() {
+        assert!(THREADS.iter().map(|&(_, folders, bucket)| folders.max(bucket)).sum::<usize>() < 8);
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
@@ -14,10 +15,11 @@ use crate::error::{Error, Result};
 
 const WORDS_PER_MEMORY_PAGE: usize = 4096 / 8;
 
-/// A mapped file. Words are native-endian; `Sync`, as every word is atomic.
+/// A mapped file; no descriptor of it stays open. Words are native-endian; `Sync`, as every word is atomic.
 pub struct SharedMap {
-    file: File,
     path: PathBuf,
+    /// Device and inode: what has the name later may be another file.
+    id: (u64, u64),
     words: NonNull<AtomicU64>,
     len_words: usize,
 }
@@ -37,17 +39,9 @@ impl SharedMap {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|e| Error::io("open", path, e))?;
-        SharedMap::of_file(file, path, len_words)
-    }
-
-    /// As [`SharedMap::open`], for a file that is open for reading and writing. `path` is for messages.
-    ///
-    /// # Errors
-    /// As `open`.
-    pub fn of_file(file: File, path: &Path, len_words: usize) -> Result<SharedMap> {
         let len_words = make_room(&file, path, len_words)?;
         let words = map(&file, path, len_words)?;
-        Ok(SharedMap { file, path: path.to_owned(), words, len_words })
+        Ok(SharedMap { path: path.to_owned(), id: id_of(&file, path)?, words, len_words })
     }
 
     #[must_use]
@@ -61,36 +55,22 @@ impl SharedMap {
         self.len_words
     }
 
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Makes the map at least `len_words` long, new words zero; also takes in what another process added.
+    /// Makes the map at least `len_words` long, new words zero; takes in what another process added, if it must grow.
     ///
     /// # Errors
-    /// As `open`; the map is then as before.
+    /// As `open`; `Conflict` when another file has taken the name. The map is then as before.
     pub fn grow(&mut self, len_words: usize) -> Result<()> {
-        // Each new mapping stops every thread of the process for a moment; one for each added word would be felt.
-        if len_words > self.len_words {
-            self.map_again(len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE))
-        } else {
-            self.follow()
+        if len_words <= self.len_words {
+            return Ok(());
         }
-    }
-
-    /// Takes in what another process added.
-    ///
-    /// # Errors
-    /// As `open`; the map is then as before.
-    pub fn follow(&mut self) -> Result<()> {
-        let len_words = words_in(&self.file, &self.path)?;
-        if len_words > self.len_words { self.map_again(len_words) } else { Ok(()) }
-    }
-
-    fn map_again(&mut self, len_words: usize) -> Result<()> {
-        let len_words = make_room(&self.file, &self.path, len_words)?;
-        let words = map(&self.file, &self.path, len_words)?;
+        let file = OpenOptions::new().read(true).write(true).open(&self.path);
+        let file = file.map_err(|e| Error::io("open", &self.path, e))?;
+        if id_of(&file, &self.path)? != self.id {
+            return Err(Error::conflict(format!("{} was replaced while it was in use", self.path.display())));
+        }
+        // Each new mapping stops every thread of the process for a moment; one for each added word would be felt.
+        let len_words = make_room(&file, &self.path, len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE))?;
+        let words = map(&file, &self.path, len_words)?;
         self.unmap();
         (self.words, self.len_words) = (words, len_words);
         Ok(())
@@ -134,6 +114,11 @@ fn make_room(file: &File, path: &Path, len_words: usize) -> Result<usize> {
     }
 }
 
+fn id_of(file: &File, path: &Path) -> Result<(u64, u64)> {
+    let metadata = file.metadata().map_err(|e| Error::io("look at", path, e))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
 fn words_in(file: &File, path: &Path) -> Result<usize> {
     let bytes = file.metadata().map_err(|e| Error::io("size", path, e))?.len();
     Ok(usize::try_from(bytes).unwrap_or(0) / 8)
@@ -155,7 +140,6 @@ fn map(file: &File, path: &Path, len_words: usize) -> Result<NonNull<AtomicU64>>
 mod tests {
     use super::*;
     use crate::testing::Folder;
-    use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::Ordering::Relaxed;
 
     #[test]
@@ -170,8 +154,8 @@ mod tests {
         one.grow(100_000).expect("grow");
         one.words()[99_999].store(7, Relaxed);
         let mut two = two;
-        two.follow().expect("take in what the other added");
-        assert!(two.len_words() >= 100_000 && two.len_words() == one.len_words());
+        two.grow(4).expect("take in what the other added");
+        assert_eq!(two.len_words(), one.len_words());
         assert_eq!((two.words()[2].load(Relaxed), two.words()[99_999].load(Relaxed)), (42, 7));
         one.sync().expect("sync");
         assert_eq!(std::fs::read(&path).expect("read")[16], 42);
@@ -181,9 +165,22 @@ mod tests {
     fn room_on_disk_is_taken_at_once() {
         let folder = Folder::new();
         let path = folder.path().join("room");
-        let map = SharedMap::open(&path, 131_072).expect("open");
-        let blocks = map.file().metadata().expect("stat").blocks();
+        let _map = SharedMap::open(&path, 131_072).expect("open");
+        let blocks = std::fs::metadata(&path).expect("stat").blocks();
         assert!(blocks * 512 >= 1_048_576, "{blocks} blocks of 512 bytes");
+    }
+
+    #[test]
+    fn a_file_that_took_the_name_is_not_mapped_in_place_of_the_old_one() {
+        let folder = Folder::new();
+        let path = folder.path().join("old");
+        let mut map = SharedMap::open(&path, 8).expect("open");
+        map.words()[7].store(1, Relaxed);
+        std::fs::rename(&path, folder.path().join("away")).expect("rename");
+        std::fs::write(&path, [0; 1 << 16]).expect("another file");
+        map.grow(8).expect("nothing to do");
+        assert_eq!(map.grow(4096).expect_err("not this file").kind(), crate::error::Kind::Conflict);
+        assert_eq!((map.len_words(), map.words()[7].load(Relaxed)), (8, 1));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! Temp::create   folder/name.<n>.tmp made, empty, locked      a crash leaves a temp nobody holds
+//! Temp::unnamed  the same without a name, where the filesystem can (O_TMPFILE)      a crash leaves nothing
 //! write          by the caller
-//! Temp::publish  fsync file; rename without replacing; fsync folder
+//! Temp::publish  fsync file; rename without replacing, or link; fsync folder
 //! ```
 //!
-//! The rename is `renameat2(RENAME_NOREPLACE)`, so that the file's change time is final the moment its name
+//! One change of the folder instead of two, and no sync of a passing name: the unnamed kind is for files made by the
+//! thousand. The rename is `renameat2(RENAME_NOREPLACE)`, so that the file's change time is final the moment its name
 //! can be seen; where the filesystem lacks it, `link(2)` and `unlink(2)`. A filesystem with neither is
 //! refused: a plain rename replaces. A temp file is locked (`flock`) while its writer lives, which is how
 //! [`remove_stale`] knows the dead ones.
@@ -15,12 +17,14 @@
 
 use crate::error::{Error, Result};
 use crate::types::Timestamp;
-use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 const FILE_MODE: u32 = 0o600;
@@ -101,14 +105,32 @@ fn link_new(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// A file being written under a passing name. Dropped before it is published, it is removed.
+/// A file being written, under a passing name or none. Dropped before it is published, it is removed.
 pub struct Temp {
     file: File,
+    name: PassingName,
+}
+
+/// Removed when it is dropped, unless it was given up.
+struct PassingName {
     path: PathBuf,
-    published: bool,
+    is_there: bool,
+}
+
+impl Drop for PassingName {
+    fn drop(&mut self) {
+        if self.is_there {
+            // Best effort: what stays is a stale temp file, which nobody reads and `remove_stale` finds.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Temp {
+    fn named(file: File, path: PathBuf) -> Temp {
+        Temp { file, name: PassingName { path, is_there: true } }
+    }
+
     /// Makes `<target>.<n>.tmp` beside `target`, empty and locked.
     pub fn create(target: &Path) -> Result<Temp> {
         for n in 0..TEMP_NAMES_MAX {
@@ -121,7 +143,7 @@ impl Temp {
             if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
                 && is_at(&file, &path)
             {
-                return Ok(Temp { file, path, published: false });
+                return Ok(Temp::named(file, path));
             }
         }
         Err(Error::busy(format!(
@@ -129,6 +151,18 @@ impl Temp {
              {TEMP_SUFFIX}",
             target.display()
         )))
+    }
+
+    /// As [`Temp::create`], but without a passing name where the filesystem of `target` can do that.
+    pub fn unnamed(target: &Path) -> Result<Temp> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match rustix::fs::open(parent(target), flags, Mode::from_raw_mode(FILE_MODE)) {
+            Ok(file) if can_link_unnamed() => {
+                Ok(Temp { file: file.into(), name: PassingName { path: target.to_owned(), is_there: false } })
+            }
+            // Whatever is wrong with the folder itself, it says there.
+            _ => Temp::create(target),
+        }
     }
 
     /// Makes a file that nobody needs any longer a temp file, for its place on the disk to be written anew: it still
@@ -141,19 +175,20 @@ impl Temp {
         }
         let temp = temp_name(path, 0);
         rename_new(path, &temp)?;
-        Ok(Temp { file, path: temp, published: false })
+        Ok(Temp::named(file, temp))
     }
 
     pub fn file(&self) -> &File {
         &self.file
     }
 
+    /// The passing name; that of the target where there is none.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.name.path
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+        self.file.write_all(bytes).map_err(|e| Error::io("write", self.path(), e))
     }
 
     /// Sets the modification time, which is where a file replica keeps an LTX file's timestamp.
@@ -162,14 +197,14 @@ impl Temp {
         let epoch = SystemTime::UNIX_EPOCH;
         let time = if at.0 < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
         let time = time.ok_or_else(|| {
-            Error::invalid(format!("cannot set the time of {} to {} ms", self.path.display(), at.0))
+            Error::invalid(format!("cannot set the time of {} to {} ms", self.path().display(), at.0))
         })?;
-        self.file.set_modified(time).map_err(|e| Error::io("set the time of", &self.path, e))
+        self.file.set_modified(time).map_err(|e| Error::io("set the time of", self.path(), e))
     }
 
     /// Makes the content last. Its name is another matter: [`sync_folder`] after it was published.
     pub fn sync(&self) -> Result<()> {
-        sync_file(&self.file, &self.path)
+        sync_file(&self.file, self.path())
     }
 
     /// Gives the file its name without making anything last: after a loss of power the name may be gone, or, without
@@ -179,9 +214,13 @@ impl Temp {
     /// `Exists` when the name is taken, and then nothing is changed; `Invalid` as [`rename_new`]; else as the
     /// system says.
     pub fn publish_unsynced(mut self, name: &Path) -> Result<File> {
-        rename_new(&self.path, name)?;
-        self.published = true;
-        self.file.try_clone().map_err(|e| Error::io("open", name, e))
+        if self.name.is_there {
+            rename_new(&self.name.path, name)?;
+            self.name.is_there = false;
+        } else {
+            link_unnamed(&self.file, name)?;
+        }
+        Ok(self.file)
     }
 
     /// Makes the file last and gives it its name; what it returns has survived power loss.
@@ -196,13 +235,26 @@ impl Temp {
     }
 }
 
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: what stays is a stale temp file, which nobody reads and `remove_stale` finds.
-            let _ = std::fs::remove_file(&self.path);
+/// Where the kernel shows open files by name, which takes no privilege to link them.
+const OPEN_FILES: &str = "/proc/self/fd";
+
+/// Whether an unnamed file can be given a name here: without /proc, only the privileged can.
+fn can_link_unnamed() -> bool {
+    static HAS_PROC: OnceLock<bool> = OnceLock::new();
+    *HAS_PROC.get_or_init(|| Path::new(OPEN_FILES).is_dir())
+}
+
+fn link_unnamed(file: &File, name: &Path) -> Result<()> {
+    let cwd = rustix::fs::CWD;
+    let linked = match rustix::fs::linkat(file, "", cwd, name, AtFlags::EMPTY_PATH) {
+        // Without the privilege to do it so.
+        Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {
+            let open = format!("{OPEN_FILES}/{}", file.as_raw_fd());
+            rustix::fs::linkat(cwd, open, cwd, name, AtFlags::SYMLINK_FOLLOW)
         }
-    }
+        other => other,
+    };
+    linked.map_err(|e| Error::io("create", name, e.into()))
 }
 
 /// Removes our temp files in `folder` whose writers are dead; returns how many. Those of other programs,
@@ -331,6 +383,32 @@ mod tests {
         assert_eq!(error.kind(), Kind::Exists, "{error}");
         assert_eq!(std::fs::read(&name).unwrap(), b"one");
         assert_eq!(folder.files(), ["a"]);
+    }
+
+    #[test]
+    fn an_unnamed_file_shows_when_it_is_published_and_never_replaces() {
+        let folder = Folder::new();
+        let name = folder.path().join("a");
+        let unnamed = |content: &[u8]| {
+            let mut temp = Temp::unnamed(&name).unwrap();
+            temp.write(content).unwrap();
+            temp.set_modified(Timestamp(5)).unwrap();
+            temp
+        };
+        drop(unnamed(b"none"));
+        let one = unnamed(b"one");
+        assert_eq!(one.name.is_there, !folder.files().is_empty(), "a name only where there must be one");
+        let file = one.publish(&name).unwrap();
+        let seen = std::fs::metadata(&name).unwrap();
+        assert_eq!((seen.ino(), seen.ctime_nsec()), {
+            let held = file.metadata().unwrap();
+            (held.ino(), held.ctime_nsec())
+        });
+        assert_eq!((seen.permissions().mode() & 0o777, seen.mtime_nsec()), (0o600, 5_000_000));
+        assert_eq!(unnamed(b"two").publish(&name).unwrap_err().kind(), Kind::Exists);
+        assert_eq!((folder.files(), std::fs::read(&name).unwrap()), (vec!["a".to_owned()], b"one".to_vec()));
+        let missing = Temp::unnamed(&folder.path().join("none/a")).map(drop).unwrap_err();
+        assert_eq!(missing.kind(), Kind::NotFound);
     }
 
     #[test]

@@ -94,8 +94,12 @@ impl FileReplica {
         loop {
             buffer.clear();
             match body.take(COPY_BYTES).read_to_end(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(_) => temp.write(&buffer)?,
+                Ok(n) => {
+                    temp.write(&buffer)?;
+                    if (n as u64) < COPY_BYTES {
+                        return Ok(());
+                    }
+                }
                 Err(e) => return Err(Error::io("read what is to become", path, e)),
             }
         }
@@ -153,13 +157,15 @@ impl Client for FileReplica {
         timestamp: Timestamp,
         body: &mut dyn Read,
     ) -> Result<FileInfo> {
-        self.check_root()?;
         let path = self.path(level, range);
-        if std::fs::symlink_metadata(&path).is_ok() {
-            return Err(Error::exists(format!("{} exists already", path.display())));
-        }
-        durable::create_folder(durable::parent(&path))?;
-        let mut temp = Temp::create(&path)?;
+        let mut temp = match Temp::unnamed(&path) {
+            Err(e) if e.kind() == Kind::NotFound => {
+                self.check_root()?;
+                durable::create_folder(durable::parent(&path))?;
+                Temp::unnamed(&path)?
+            }
+            other => other?,
+        };
         self.write(&mut temp, &path, body)?;
         temp.set_modified(timestamp)?;
         temp.sync()?;

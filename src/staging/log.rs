@@ -72,8 +72,8 @@ pub struct Groups {
     bytes: u64,
     /// The one that this process sealed last.
     added: Option<Sealed>,
-    /// A forgotten file, to be written anew as the next group.
-    spare: Option<Temp>,
+    /// The newest that nobody needs: it goes when the next group is written in its place.
+    unneeded: Option<Txid>,
 }
 
 impl Groups {
@@ -87,7 +87,7 @@ impl Groups {
             sizes.insert(txid, std::fs::metadata(log.path_of(txid)).map_or(0, |m| m.len()));
         }
         let bytes = sizes.values().sum();
-        Ok(Groups { sizes, bytes, added: None, spare: None })
+        Ok(Groups { sizes, bytes, added: None, unneeded: None })
     }
 
     /// Adds the group that this process has just sealed.
@@ -120,34 +120,52 @@ impl Groups {
         self.added.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
     }
 
-    /// Removes those up to `txid` from the log. The newest stays, and so does `durable`: until a later one survives a
-    /// loss of power, it alone says afterwards where the history stood.
+    /// Removes those up to `txid` from the log, the newest of them when the next group is sealed. The newest of all stays,
+    /// and so does `durable`: until a later one survives a loss of power, it alone says afterwards where the history stood.
     ///
     /// # Errors
     /// `Io`.
     pub fn forget_to(&mut self, log: &Log, txid: Txid, durable: Option<Txid>) -> Result<()> {
         let newest = self.newest();
         let gone = |t: &Txid| *t <= txid && Some(*t) != newest && Some(*t) != durable;
-        let gone: Vec<Txid> = self.sizes.range(..=txid).map(|(&t, _)| t).filter(gone).collect();
-        for txid in gone {
-            if self.spare.is_none() {
-                self.spare = Temp::of_unneeded(&log.path_of(txid)).ok();
-            }
-            // The spare, too, has left its name.
-            log.forget(txid)?;
-            self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
-        }
+        let mut gone: Vec<Txid> = self.sizes.range(..=txid).map(|(&t, _)| t).filter(gone).collect();
+        self.unneeded = gone.pop();
+        gone.into_iter().try_for_each(|txid| self.forget(log, txid))
+    }
+
+    fn forget(&mut self, log: &Log, txid: Txid) -> Result<()> {
+        log.forget(txid)?;
+        self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
         Ok(())
     }
 
     /// A file to be written anew as the next group.
-    pub fn take_spare(&mut self) -> Option<Temp> {
-        self.spare.take()
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn take_unneeded(&mut self, log: &Log) -> Result<Option<Temp>> {
+        let Some(txid) = self.unneeded.take() else { return Ok(None) };
+        let temp = Temp::of_unneeded(&log.path_of(txid)).ok();
+        if temp.is_none() {
+            self.forget(log, txid)?;
+        } else {
+            self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
+        }
+        Ok(temp)
     }
 
-    /// Bytes of all of them.
+    /// Removes at once what would be removed when the next group is sealed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn forget_unneeded(&mut self, log: &Log) -> Result<()> {
+        self.unneeded.take().map_or(Ok(()), |txid| self.forget(log, txid))
+    }
+
+    /// Bytes of those that somebody may need.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        let unneeded = self.unneeded.and_then(|txid| self.sizes.get(&txid));
+        self.bytes - unneeded.copied().unwrap_or(0)
     }
 }
 
@@ -267,23 +285,24 @@ impl Log {
         }
     }
 
-    /// Seals a group: `fill` writes the LTX file, in the place of `spare` if there is one, and answers its length, which
-    /// comes back. The file survives the death of the process; see `make_durable`.
+    /// Seals a group: `fill` writes the LTX file, in the place of `unneeded` if there is one, and answers its length,
+    /// which comes back. The file survives the death of the process; see `make_durable`.
     ///
     /// # Errors
     /// `Exists` when `txid` is sealed already; what `fill` answers; `Full`, `Io`.
     pub fn seal(
         &self,
         txid: Txid,
-        timestamp: Timestamp,
-        spare: Option<Temp>,
+        unneeded: Option<Temp>,
         fill: impl FnOnce(&File) -> Result<u64>,
     ) -> Result<u64> {
         let path = self.path_of(txid);
-        let temp = spare.map_or_else(|| Temp::create(&path), Ok)?;
+        let is_new = unneeded.is_none();
+        let temp = unneeded.map_or_else(|| Temp::create(&path), Ok)?;
         let size = fill(temp.file())?;
-        temp.file().set_len(size).map_err(|e| Error::io("cut", temp.path(), e))?;
-        temp.set_modified(timestamp)?;
+        if !is_new {
+            temp.file().set_len(size).map_err(|e| Error::io("cut", temp.path(), e))?;
+        }
         temp.publish_unsynced(&path)?;
         Ok(size)
     }
@@ -456,7 +475,7 @@ mod tests {
                 post: r.position.checksum,
             }),
         };
-        log.seal(r.position.txid, r.timestamp, None, |mut file| {
+        log.seal(r.position.txid, None, |mut file| {
             file.write_all(&header.encode().unwrap()).unwrap();
             Ok(Header::BYTES as u64)
         })
@@ -491,15 +510,23 @@ mod tests {
         assert_eq!(groups.after(Some(txid(3))), [txid(4), txid(5)]);
         assert_eq!(groups.bytes(), 3 * Header::BYTES as u64);
         groups.forget_to(&log, txid(3), None).unwrap();
-        assert_eq!(log.txids().unwrap(), [txid(4), txid(5)]);
+        assert_eq!(
+            (groups.bytes(), log.txids().unwrap().len()),
+            (2 * Header::BYTES as u64, 3),
+            "3 goes later"
+        );
         seal(&log, 6).unwrap();
         groups.add(log.sealed(txid(6)).unwrap());
         groups.forget_to(&log, txid(9), Some(txid(4))).unwrap();
-        assert_eq!(log.txids().unwrap(), [txid(4), txid(6)], "what survives a loss of power stays");
+        assert_eq!(log.txids().unwrap(), [txid(4), txid(5), txid(6)], "what survives a loss of power stays");
         groups.forget_to(&log, txid(9), Some(txid(6))).unwrap();
         assert_eq!(groups.bytes(), Header::BYTES as u64);
+        assert_eq!(log.txids().unwrap(), [txid(5), txid(6)]);
+        let temp = groups.take_unneeded(&log).unwrap().expect("5 is there and nobody needs it");
         assert_eq!(log.txids().unwrap(), [txid(6)]);
         assert_eq!((groups.after(None), groups.contains(txid(5))), (vec![txid(6)], false));
+        drop(temp);
+        assert!(groups.take_unneeded(&log).unwrap().is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! word 0        magic          word 1  all pages are noted (open)      word 2  all pages are noted (taken)
+//! word 3        length of the file in words: who has mapped less maps it anew
 //! words 64..    summary: one bit for each block of 32,768 pages
 //! then          for each 64 pages two words: the open bits, the taken bits
 //! ```
@@ -27,6 +28,7 @@ use crate::types::Pgno;
 const MAGIC: u64 = u64::from_be_bytes(*b"SQLRNOT1");
 const ALL_OPEN: usize = 1;
 const ALL_TAKEN: usize = 2;
+const LENGTH: usize = 3;
 const SUMMARY: usize = 64;
 /// Blocks of 32,768 pages that cover every page number.
 const BLOCKS: usize = 1 << 17;
@@ -53,7 +55,10 @@ impl NotedSet {
     pub fn open(path: &Path) -> Result<NotedSet> {
         let map = SharedMap::open(path, BITS + WORDS_PER_BLOCK)?;
         match map.words()[0].compare_exchange(0, MAGIC, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) | Err(MAGIC) => Ok(NotedSet { map: RwLock::new(map) }),
+            Ok(_) | Err(MAGIC) => {
+                map.words()[LENGTH].fetch_max(map.len_words() as u64, Ordering::SeqCst);
+                Ok(NotedSet { map: RwLock::new(map) })
+            }
             Err(_) => Err(Error::corrupt(format!(
                 "{} is not a noted set of this format; move the folder away to start from a full scan",
                 path.display()
@@ -73,6 +78,7 @@ impl NotedSet {
         let mut map = self.map.write();
         // A quarter more, so that a growing database does not map anew for every block.
         if map.grow((word + 2) + (word + 2) / 4).is_ok() {
+            map.words()[LENGTH].fetch_max(map.len_words() as u64, Ordering::SeqCst);
             note_in(map.words(), pgno, word, bit);
         } else {
             map.words()[ALL_OPEN].store(1, Ordering::SeqCst);
@@ -97,7 +103,7 @@ impl NotedSet {
         let words = map.words();
         words[ALL_OPEN].load(Ordering::SeqCst) == 0
             && words[ALL_TAKEN].load(Ordering::SeqCst) == 0
-            && words[SUMMARY..BITS].iter().all(|w| w.load(Ordering::SeqCst) == 0)
+            && summary(words).iter().all(|w| w.load(Ordering::SeqCst) == 0)
     }
 
     /// Something is noted that no take has moved yet.
@@ -114,7 +120,8 @@ impl NotedSet {
     pub fn take(&self, again: bool) -> Taken {
         let mut map = self.map.write();
         // Another process may have grown the file; a bit beyond our mapping would be missed.
-        if map.follow().is_err() {
+        let length = map.words()[LENGTH].load(Ordering::SeqCst) as usize;
+        if map.grow(length).is_err() {
             map.words()[ALL_OPEN].store(1, Ordering::SeqCst);
         }
         let words = map.words();
@@ -128,8 +135,13 @@ impl NotedSet {
         for block in blocks(words) {
             for (open, moved, first) in pairs(words, block) {
                 let bits = open.load(Ordering::SeqCst);
-                let before = moved.fetch_or(bits, Ordering::SeqCst);
-                open.fetch_and(!bits, Ordering::SeqCst);
+                let before = if bits == 0 {
+                    moved.load(Ordering::SeqCst)
+                } else {
+                    let before = moved.fetch_or(bits, Ordering::SeqCst);
+                    open.fetch_and(!bits, Ordering::SeqCst);
+                    before
+                };
                 let mut bits = if again { bits | before } else { bits };
                 while bits != 0 {
                     taken.pages.extend(Pgno::new(first + bits.trailing_zeros()));
@@ -181,10 +193,17 @@ fn note_in(words: &[AtomicU64], pgno: Pgno, word: usize, bit: u32) {
     }
 }
 
-/// Blocks whose summary bit is set and whose words are mapped.
+/// The words of the summary that can have a bit: those of the blocks that the file has.
+fn summary(words: &[AtomicU64]) -> &[AtomicU64] {
+    let length = words.len().max(words[LENGTH].load(Ordering::SeqCst) as usize);
+    let blocks = (length - BITS).div_ceil(WORDS_PER_BLOCK).min(BLOCKS);
+    &words[SUMMARY..SUMMARY + blocks.div_ceil(64)]
+}
+
+/// Blocks whose summary bit is set.
 fn blocks(words: &[AtomicU64]) -> impl Iterator<Item = usize> + '_ {
-    (0..BLOCKS / 64).flat_map(move |at| {
-        let mut bits = words[SUMMARY + at].load(Ordering::SeqCst);
+    summary(words).iter().enumerate().flat_map(|(at, summary)| {
+        let mut bits = summary.load(Ordering::SeqCst);
         std::iter::from_fn(move || {
             if bits == 0 {
                 return None;
@@ -242,6 +261,7 @@ mod tests {
         let path = dir.path().join("noted");
         let (a, b) = (NotedSet::open(&path).unwrap(), NotedSet::open(&path).unwrap());
         a.note(Pgno::new(5_000_000).unwrap());
+        assert!(!b.is_empty());
         assert_eq!(b.take(false).pages, pages(&[5_000_000]));
     }
 
