@@ -18,7 +18,9 @@ def load():
 
 
 def url(replica):
-    return f"file://{replica}"
+    """Of a folder, or of a bucket (s3_servers.Bucket); or the URL itself."""
+    named = str(getattr(replica, "url", replica))
+    return named if "://" in named else f"file://{named}"
 
 
 def uri(database, replica=None, **parameters):
@@ -69,6 +71,8 @@ def restore(replica, copy, options=None):
 
 def files(replica, level=0):
     """The LTX files of one level, by name."""
+    if hasattr(replica, "files"):
+        return replica.files(level)
     return sorted((replica / "ltx" / str(level)).glob("*.ltx"))
 
 
@@ -78,7 +82,7 @@ _names = itertools.count()
 def assert_equal(replica, database, options=None):
     """The replica restores to the bytes of `database`, which nobody has open; returns the txid."""
     assert not database.with_name(database.name + "-wal").exists(), "compare it when it is closed"
-    copy = replica.with_name(f"copy-{next(_names)}.db")
+    copy = database.with_name(f"copy-{next(_names)}.db")
     txid = restore(replica, copy, options)
     assert copy.read_bytes() == database.read_bytes(), f"txid {txid} differs from {database}"
     connection = plain(copy)

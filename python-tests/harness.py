@@ -20,9 +20,9 @@ CLI = Path(os.environ.get("TEST_CLI", TARGET / "lib" / "release" / "sqlitereplic
 
 def clean_environment(**more):
     """This environment without any variable of ours, and with `more`; a value of None leaves a name out."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SQLITEREPLICATE_", "LITESTREAM_"))}
-    environment.update({k: str(v) for k, v in more.items() if v is not None})
-    return environment
+    ours = ("SQLITEREPLICATE_", "LITESTREAM_")
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith(ours)}, **more}
+    return {k: str(v) for k, v in environment.items() if v is not None}
 
 
 def run(arguments, timeout=120, **options):

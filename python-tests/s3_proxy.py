@@ -15,6 +15,7 @@ threads at once.
 
 import collections
 import contextlib
+import email.utils
 import http.client
 import random
 import select
@@ -43,6 +44,11 @@ class Request(collections.namedtuple("Request", "method target times size")):
         path = urllib.parse.unquote(self.target.split("?")[0])
         return path.split("/", 2)[2] if path.count("/") > 1 else ""
 
+    @property
+    def is_first_put(self):
+        """Of a file of a replica, not of what tries the store out under ever new names."""
+        return self.method == "PUT" and self.times == 0 and self.key.endswith(".ltx")
+
 
 class Answer(collections.namedtuple("Answer", "status code message headers", defaults=("", {}))):
     """What a store answers that refuses."""
@@ -63,10 +69,13 @@ ANSWERS = {
 
 
 def seeded(seed, methods=("PUT",), **odds):
-    """A plan: each fault by its odds, decided by the seed, the request and how often it came, whatever else is under way."""
+    """A plan: each fault by its odds, decided by the seed, the request and how often it came, whatever else is under way.
+
+    A request that is made again and again comes through every third time, so that nobody waits long without luck.
+    """
 
     def plan(request):
-        if request.method not in methods:
+        if request.method not in methods or request.times % 3 == 2:
             return None
         dice = random.Random(f"{seed} {request.method} {request.target} {request.times}").random()
         for fault, share in odds.items():
@@ -123,12 +132,13 @@ class Proxy:
     """In front of `server` (s3_servers.Server without TLS) for as long as its `with` block.
 
     `latency`: seconds that a request of a method takes at least, by method. `rate`: requests a second; what is beyond it
-    is told to slow down. All of them, and `plan`, may be set at any time. `applied` counts the faults by name, `requests`
+    is told to slow down. `ahead`: seconds by which the server's clock seems to be ahead. All of them, and `plan`, may be set
+    at any time. `applied` counts the faults by name, `requests`
     the methods, `unanswered` the puts that the server did and nobody was told of.
     """
 
     def __init__(self, server, plan=None, latency=None, rate=None, silence=40):
-        self.plan, self.latency, self.rate, self.silence = plan, latency or {}, rate, silence
+        self.plan, self.latency, self.rate, self.silence, self.ahead = plan, latency or {}, rate, silence, 0
         self.applied, self.requests, self.unanswered = collections.Counter(), collections.Counter(), 0
         parts = urllib.parse.urlsplit(server.endpoint)
         assert parts.scheme == "http"
@@ -207,7 +217,7 @@ class Proxy:
         if isinstance(fault, Answer):
             wire.socket.sendall(fault.wire(method))
             return True
-        answer, status = upstream.ask(b"".join(lines) + body, method)
+        answer, status = upstream.ask(b"".join(lines) + body, method, self.ahead)
         if fault in ("cut", "mute"):
             with self._lock:
                 self.unanswered += method == "PUT" and 200 <= status < 300
@@ -247,8 +257,8 @@ class Upstream:
     def __init__(self, address):
         self.address, self.wire, self.used_at = address, None, 0
 
-    def ask(self, request, method):
-        """The answer as it goes to the client, and its status."""
+    def ask(self, request, method, ahead):
+        """The answer as it goes to the client, and its status; its date is so many seconds ahead."""
         if self.wire and time.monotonic() - self.used_at > IDLE_MAX:
             self.close()
         if not self.wire:
@@ -272,8 +282,13 @@ class Upstream:
         if version != b"HTTP/1.1" or headers.get(b"connection", b"").lower() == b"close":
             self.close()
         self.used_at = time.monotonic()
-        dropped = (b"connection:", b"keep-alive:", b"transfer-encoding:", *([b"content-length:"] if has_body else []))
-        kept = [line for line in lines[1:-1] if not line.lower().startswith(dropped)]
+        dropped = [b"connection:", b"keep-alive:", b"transfer-encoding:", *([b"content-length:"] if has_body else [])]
+        if ahead and b"date" in headers:
+            dropped.append(b"date:")
+        kept = [line for line in lines[1:-1] if not line.lower().startswith(tuple(dropped))]
+        if ahead and b"date" in headers:
+            told = email.utils.parsedate_to_datetime(headers[b"date"].decode()).timestamp()
+            kept.append(b"Date: %s\r\n" % email.utils.formatdate(told + ahead, usegmt=True).encode())
         if has_body:
             kept.append(b"Content-Length: %d\r\n" % len(body))
         first = b"HTTP/1.1 " + lines[0].split(b" ", 1)[1]

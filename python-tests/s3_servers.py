@@ -18,10 +18,12 @@ import sys
 import threading
 import time
 import urllib.parse
+from pathlib import PurePosixPath
 
 import harness
 
 ACCESS, SECRET, REGION = "AKIDTEST", "secret-of-the-tests", "us-east-1"
+KEYS = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def free_port():
@@ -77,11 +79,7 @@ class Server:
 
     def environment(self, **more):
         """What a program needs to reach it; a value of None leaves a name out."""
-        own = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
-        environment = harness.clean_environment(**{**own, **more})
-        for name in {"AWS_CA_BUNDLE", "SSL_CERT_FILE"} - more.keys():
-            environment.pop(name, None)
-        return environment
+        return harness.clean_environment(**{"AWS_CA_BUNDLE": None, "SSL_CERT_FILE": None, **KEYS, **more})
 
     def url(self, prefix):
         return f"s3://bkt/{prefix}?endpoint={self.endpoint}&region={REGION}"
@@ -94,6 +92,39 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.child.kill()
         self.child.wait()
+
+
+class Bucket:
+    """A replica below `prefix` of a server's bucket; `proxy` is asked in the server's stead.
+
+    It stands wherever databases.py takes the folder of a replica.
+    """
+
+    def __init__(self, server, prefix, proxy=None):
+        self.server, self.prefix, self.url = server, prefix, (proxy or server).url(prefix)
+        self._client = server.client()
+
+    def _key(self, level, name=""):
+        return f"{self.prefix}/{level:04x}/{name}"
+
+    def files(self, level=0):
+        """The names of one level, in order."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="bkt", Prefix=self._key(level))
+        return sorted(PurePosixPath(found["Key"]) for page in pages for found in page.get("Contents", []))
+
+    def read(self, level, name):
+        return self._client.get_object(Bucket="bkt", Key=self._key(level, name))["Body"].read()
+
+    def write(self, level, name, data):
+        self._client.put_object(Bucket="bkt", Key=self._key(level, name), Body=data)
+
+    def delete(self, level, name):
+        self._client.delete_object(Bucket="bkt", Key=self._key(level, name))
+
+    def empty(self):
+        for level in range(10):
+            for file in self.files(level):
+                self.delete(level, file.name)
 
 
 def moto(folder):

@@ -27,8 +27,8 @@ class Shell:
     """The database of `uri`, open; `process` is the fixture, `before` are words in front of the command, `module` is
     Python's name of the SQLite."""
 
-    def __init__(self, process, extension, uri, *before, module="sqlite3"):
-        self.process = process([*before, harness.PYTHON, "-u", "-c", SCRIPT, module, extension, uri])
+    def __init__(self, process, extension, uri, *before, module="sqlite3", env=None):
+        self.process = process([*before, harness.PYTHON, "-u", "-c", SCRIPT, module, extension, uri], env=env)
         self.process.until("ready")
 
     def ask(self, sql):

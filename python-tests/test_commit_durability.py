@@ -28,10 +28,26 @@ def loaded(extension):
     return c
 
 
+_connections = []
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """What a test leaves open is closed with it: other tests of this process count what is open."""
+    yield
+    while _connections:
+        _connections.pop().close()
+
+
+def opened(uri, **options):
+    _connections.append(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, **options))
+    return _connections[-1]
+
+
 def connect(path, replica, timeout=30, **settings):
     more = "".join(f"&replica_{name}={value}" for name, value in settings.items())
     uri = f"file:{path}?vfs=replvfs&replica={replica}&replica_durability=commit{more}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout, check_same_thread=False)
+    return opened(uri, timeout=timeout)
 
 
 def rows_in(loaded, url, path):
@@ -183,7 +199,7 @@ def test_statement_that_reads_on_over_a_commit_keeps_its_snapshot(loaded, tmp_pa
 def test_shared_cache_keeps_its_snapshot_too(loaded, tmp_path, replica):
     url, database = f"file://{replica}", tmp_path / "app.db"
     uri = f"file:{database}?vfs=replvfs&cache=shared&replica={url}&replica_durability=commit"
-    one, two = (sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False) for _ in range(2))
+    one, two = opened(uri), opened(uri)
     other = connect(database, url, timeout=0.1)
     one.execute("PRAGMA journal_mode=WAL")
     one.execute("PRAGMA cache_size=5")

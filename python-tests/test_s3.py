@@ -1,32 +1,15 @@
 """Replicas in a bucket, on real servers: the contract of every store, what litestream wrote, and what goes wrong."""
 
-import http.server
 import json
 import signal
 import sqlite3
 import subprocess
-import threading
 import urllib.parse
 
 import harness
 import pytest
 import s3_servers
 from s3_servers import ACCESS, REGION, SECRET
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts servers by the name of their function, each once, and ends them with the module."""
-    started = {}
-
-    def once(name):
-        if name not in started:
-            started[name] = getattr(s3_servers, name)(tmp_path_factory.mktemp(name))
-        return started[name]
-
-    yield once
-    for server in started.values():
-        server.stop()
 
 
 @pytest.fixture(scope="module", params=["moto", "weed"])
@@ -44,37 +27,6 @@ def checking(start):
 def secure(start):
     """A server with a certificate that only a private authority vouches for."""
     return start("moto_with_tls")
-
-
-@pytest.fixture
-def web():
-    """Starts web servers of this process that answer by a handler, or `answer(method, path, headers)`: status, headers, text."""
-    started = []
-
-    def start(answer=None, handler=None):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do(self):
-                status, headers, text = answer(self.command, self.path, self.headers)
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": len(text)}.items():
-                    self.send_header(name, str(value))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            do_GET = do_PUT = do_HEAD = do
-
-            def log_message(self, *_):
-                pass
-
-        web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler or Handler)
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        started.append(web)
-        return f"http://127.0.0.1:{web.server_port}"
-
-    yield start
-    for web in started:
-        web.shutdown()
-        web.server_close()
 
 
 def run_cli(arguments, environment, before=()):

@@ -1,5 +1,6 @@
 """The proxy of the other tests does what it says; and what reads a bucket comes through a bad network."""
 
+import email.utils
 import http.client
 import json
 import sqlite3
@@ -8,16 +9,13 @@ import urllib.parse
 import harness
 import pytest
 import s3_proxy
-import s3_servers
 from s3_proxy import Answer, Proxy
 from s3_servers import ACCESS, REGION
 
 
 @pytest.fixture(scope="module")
-def moto(tmp_path_factory):
-    server = s3_servers.moto(tmp_path_factory.mktemp("moto"))
-    yield server
-    server.stop()
+def moto(start):
+    return start("moto")
 
 
 # moto wants to know who asks, and does not look at the signature.
@@ -35,6 +33,7 @@ class Client:
         try:
             self.connection.request(method, f"/bkt/{key}", body, SIGNED)
             answer = self.connection.getresponse()
+            self.headers = answer.headers
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.connection.close()
@@ -79,6 +78,19 @@ def test_torn_answer_breaks_off_inside(moto):
         assert client.ask("GET", "torn") == (200, bytes(5000))
 
 
+def test_clock_of_the_server_can_seem_to_be_ahead(moto):
+    with Proxy(moto) as proxy:
+        client = Client(proxy)
+
+        def told():
+            client.ask("GET", "none")
+            return email.utils.parsedate_to_datetime(client.headers["date"]).timestamp()
+
+        before = told()
+        proxy.ahead = 1000
+        assert 1000 <= told() - before <= 1060
+
+
 def test_seed_decides_the_same_for_the_same_requests():
     requests = [s3_proxy.Request(method, f"/bkt/{n}", n % 3, 0) for n in range(500) for method in ("PUT", "GET")]
     once, again, other = (
@@ -102,7 +114,7 @@ def test_store_behind_the_proxy_obeys_the_contract(moto):
     """Nothing of the way in between is seen: signatures, headers, bodies of every size."""
     command = ["cargo", "test", "--quiet", "--lib", "replica::s3::tests::obeys", "--", "--ignored"]
     with Proxy(moto) as proxy:
-        environment = moto.environment(S3_CONTRACT_URL=proxy.url("contract"))
+        environment = moto.environment(S3_CONTRACT_URL=proxy.url("proxy-contract"))
         assert "1 passed" in harness.run(command, timeout=900, env=environment, cwd=harness.ROOT)
         assert proxy.requests["PUT"] > 20 and not proxy.applied
 

@@ -14,18 +14,21 @@
 //! without it a stale create counts as history that nobody follows. An object of ours that turns out to be stale is
 //! removed only with proof. A file replica's object is the same as long as its inode and change time are. In a bucket
 //! the look is a listing, because an object there can be made anew and look the same; it is left out while the store's
-//! own clock says that too little time has passed since the object before was the newest for anything to have expired.
+//! own clock says that too little time has passed since the last listing for anything to have expired. So a busy writer
+//! lists now and then, and learns before long that somebody emptied the replica under it.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::catalog::{Target, chain_to};
 use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, Header};
 use crate::replica::client::Client;
 use crate::staging::log::{Log, Sealed};
-use crate::types::{FileInfo, Identity, Level, Txid, TxidRange};
+use crate::types::{FileInfo, Identity, Level, Timestamp, Txid, TxidRange};
 
 /// With a shorter retention of level 0 the look is never left out: clocks and answers are not that exact.
 const SKIP_MIN: Duration = Duration::from_secs(60);
@@ -83,6 +86,8 @@ pub struct Uploader {
     client: Arc<dyn Client>,
     /// The newest object that we acknowledged or found; `None`: the replica was empty.
     newest: Option<FileInfo>,
+    /// Where the last listing showed the end of the history, and the store's clock then.
+    looked: Option<(Txid, Timestamp)>,
     /// How long nothing can have expired after an object was the newest, by the store's clock.
     nothing_expires: Duration,
 }
@@ -92,7 +97,8 @@ impl Uploader {
     /// may go.
     pub fn new(client: Arc<dyn Client>, newest: Option<FileInfo>, l0_retention: Duration) -> Uploader {
         let nothing_expires = if l0_retention < SKIP_MIN { Duration::ZERO } else { l0_retention / 2 };
-        Uploader { client, newest, nothing_expires }
+        let looked = newest.as_ref().and_then(looked);
+        Uploader { client, newest, looked, nothing_expires }
     }
 
     pub fn client(&self) -> &dyn Client {
@@ -179,7 +185,7 @@ impl Uploader {
     }
 
     /// Whether `file`, just created or found, continues what we know.
-    fn look(&self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
+    fn look(&mut self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
         if let Some(before) = &self.newest {
             if self.cannot_have_expired(before, file) {
                 return Ok(Outcome::Stored);
@@ -191,17 +197,18 @@ impl Uploader {
                 }
             }
         }
-        self.settle(sealed, file)
+        let outcome = self.settle(sealed, file)?;
+        // The listing was later still.
+        self.looked = looked(file);
+        Ok(outcome)
     }
 
-    /// Whether the store took `file` so soon after `before` was the newest that nothing between them can have come and
-    /// gone: what expires is older than twice that.
+    /// Whether the store took `file` so soon after the last listing that nothing can have come and gone since: what
+    /// expires is older than twice that. Everything in between is ours, without a gap.
     fn cannot_have_expired(&self, before: &FileInfo, file: &FileInfo) -> bool {
-        let told_at = |file: &FileInfo| match file.identity {
-            Identity::Stored { told_at, .. } => told_at,
-            Identity::File { .. } => None,
+        let (Some((_, then)), Some(_), Some((_, now))) = (self.looked, looked(before), looked(file)) else {
+            return false;
         };
-        let (Some(then), Some(now)) = (told_at(before), told_at(file)) else { return false };
         let passed = u64::try_from(now.0 - then.0).ok().map(Duration::from_millis);
         file.range.min == before.range.max.next()
             && passed.is_some_and(|passed| passed < self.nothing_expires)
@@ -225,8 +232,17 @@ impl Uploader {
         {
             return Ok(Outcome::Stored);
         }
-        if !self.client.tells_objects_apart() && self.is_newest(sealed, &others)? {
-            return Ok(Outcome::Stored);
+        if !self.client.tells_objects_apart() {
+            if self.was_emptied(sealed, &others)? {
+                // Newest first: what is left when this breaks off is not taken for our history.
+                self.client.delete(file)?;
+                others.sort_by_key(|other| Reverse(other.range));
+                others.iter().try_for_each(|other| self.client.delete(other))?;
+                return Ok(Outcome::Emptied);
+            }
+            if self.is_newest(sealed, &others)? {
+                return Ok(Outcome::Stored);
+            }
         }
         let newer = others.iter().any(|f| f.level == Level::CAPTURED && f.range.max > sealed.txid);
         if newer {
@@ -239,7 +255,19 @@ impl Uploader {
         )))
     }
 
+    /// Whether a listing shows only what was created since the last one, so by us: what it continued is gone, and
+    /// nothing can be restored from it.
+    fn was_emptied(&self, sealed: &Sealed, others: &[FileInfo]) -> Result<bool> {
+        let Some((end, _)) = self.looked else { return Ok(false) };
+        let is_ours =
+            |f: &FileInfo| f.level == Level::CAPTURED && f.range.min > end && f.range.max < sealed.txid;
+        Ok(others.iter().all(is_ours) && self.client.stat(Level::CAPTURED, TxidRange::one(end))?.is_none())
+    }
+
     /// Whether a listing shows nothing after the group, and the history to the group before it.
+    ///
+    /// # Errors
+    /// `Gap` when it cannot be restored from there any more.
     fn is_newest(&self, sealed: &Sealed, others: &[FileInfo]) -> Result<bool> {
         let Some(before) = sealed.txid.previous() else { return Ok(false) };
         if others.iter().any(|f| f.range.max > sealed.txid) {
@@ -247,10 +275,25 @@ impl Uploader {
         }
         // The lowest level first: what was written, not what was merged from it.
         let Some(found) = others.iter().find(|f| f.range.max == before) else { return Ok(false) };
+        chain_to(others, Target::Txid(before)).map_err(|error| {
+            Error::gap(format!(
+                "files of the history in {} were removed, and nothing is acknowledged that could not be restored ({error}); \
+                 put them back, or empty the place, and it starts over",
+                self.client.url()
+            ))
+        })?;
         if self.newest.as_ref().is_some_and(|known| known.same_object(found)) {
             return Ok(true);
         }
         Ok(header_of(&*self.client, found)?.proof.is_some_and(|p| p.post == sealed.proof.pre))
+    }
+}
+
+/// Where the history ended with a file, and the store's clock when it told of it.
+fn looked(file: &FileInfo) -> Option<(Txid, Timestamp)> {
+    match file.identity {
+        Identity::Stored { told_at, .. } => Some((file.range.max, told_at?)),
+        Identity::File { .. } => None,
     }
 }
 
