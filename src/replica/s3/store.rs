@@ -231,7 +231,9 @@ impl Store {
             }
             _ => (Kind::Io, said(status, fault)),
         };
-        Error::new(kind, format!("cannot {} {self}/{}: {why}", verb(call), call.key))
+        let prefix = call.query.iter().find(|(name, _)| *name == "prefix").map_or("", |(_, prefix)| prefix);
+        let place = if call.key.is_empty() { prefix } else { call.key };
+        Error::new(kind, format!("cannot {} {self}/{place}: {why}", verb(call)))
     }
 }
 
