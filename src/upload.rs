@@ -105,6 +105,11 @@ impl Uploader {
         &*self.client
     }
 
+    /// The same, to be kept.
+    pub fn shared_client(&self) -> Arc<dyn Client> {
+        Arc::clone(&self.client)
+    }
+
     /// Returns when everything that was put survives a loss of power.
     ///
     /// # Errors

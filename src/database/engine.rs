@@ -256,10 +256,16 @@ impl Engine {
     }
 
     /// Another process has sealed and sent meanwhile, or this engine has just begun, or failed.
-    fn refresh(&mut self, db: &Database) -> Result<()> {
+    pub(super) fn refresh(&mut self, db: &Database) -> Result<()> {
         db.state.set_worked_last(self.name);
         self.groups = Groups::read(&db.log)?;
         self.stored = None;
+        if db.log.is_rolling() {
+            // Who rolled it forward is gone, and the database may be where it was.
+            db.noted.note_all();
+            db.went_cold("a process died while it rolled the database forward");
+            db.log.end_rolling()?;
+        }
         // What follows ours may be sealed, sent and forgotten: only the newest name says where the history stands.
         let newest = db.log.recorded_after(self.groups.newest())?;
         if newest != self.recorded {
@@ -275,7 +281,7 @@ impl Engine {
         home.map_or(Ok(()), |home| home.follow(db.state.acknowledged(0)))
     }
 
-    fn base(&self) -> Base<'_> {
+    pub(super) fn base(&self) -> Base<'_> {
         Base { recorded: self.recorded, checksums: &self.checksums }
     }
 
@@ -285,7 +291,7 @@ impl Engine {
         Work { files: &self.live, noted, state, base: self.base(), page_size, folder }
     }
 
-    fn collect(&self, db: &Database) -> Result<Collected> {
+    pub(super) fn collect(&self, db: &Database) -> Result<Collected> {
         self.live.open_wal()?;
         let collected = self.collect_from(db);
         self.live.close_wal();

@@ -504,8 +504,8 @@ impl Database {
         }
     }
 
-    /// The home replica was emptied: everything is sent again.
-    pub(super) fn starts_over(&self, event: &str) {
+    /// Something of ours makes it compare pages: the home replica was emptied, or the database was overwritten with its head.
+    pub(super) fn cold_by_event(&self, event: &str) {
         self.enter_cold();
         self.notices().event(event);
     }

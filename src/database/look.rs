@@ -31,7 +31,7 @@ pub struct Looked {
     pub whole: Option<AtRest>,
     /// The files as they were before they were looked at.
     pub stills: Stills,
-    /// The machine has not gone down since.
+    /// The machine has not gone down since, or that does not matter.
     pub same_boot: bool,
 }
 
@@ -64,6 +64,8 @@ pub struct Look<'a> {
     pub head: Option<Position>,
     /// The history ends at the recorded position.
     pub at_end: bool,
+    /// The log may stand where the file is not yet.
+    pub rolling: bool,
     /// The whole state is wanted, whatever the marks prove.
     pub whole: bool,
 }
@@ -72,7 +74,7 @@ impl Look<'_> {
     /// # Errors
     /// `Io`.
     pub fn look(&self) -> Result<Looked> {
-        let same_boot = !power_was_lost(self.state)?;
+        let same_boot = self.rolling || !power_was_lost(self.state)?;
         let local = |local, read: Option<Read>| {
             let (whole, stills) = read.map_or_else(|| (None, Stills::of(self.path)), |r| (r.whole, r.stills));
             Ok(Looked { local, whole, stills, same_boot })
@@ -95,11 +97,11 @@ impl Look<'_> {
             _ => Frames::Whole,
         };
         let lost_frames = frames == Frames::Lost;
-        if frames != Frames::Whole {
+        if frames != Frames::Whole || self.rolling {
             anchor = None;
         }
         match anchor {
-            Some(Anchor::CleanMark) if !self.whole => {
+            Some(Anchor::CleanMark) if !self.whole && (self.at_end || self.noted.is_empty()) => {
                 local(Local::Known { noted: !self.noted.is_empty() }, None)
             }
             Some(Anchor::Killed) if self.at_end && !self.whole => {
@@ -112,12 +114,12 @@ impl Look<'_> {
             }
             None => {
                 let same_file = self.state.file_id() == (stat.device, stat.inode);
-                let lost = lost_frames || same_file && !same_boot;
+                let lost = lost_frames || self.rolling || same_file && !same_boot;
                 if !lost && self.at_end && !self.whole {
                     return local(Local::Unknown { is_head: false }, None);
                 }
                 let read = self.read(&live)?;
-                let ours = lost_frames || !read.stills.changed_since_boot();
+                let ours = lost_frames || self.rolling || !read.stills.changed_since_boot();
                 local(self.crashed(read.whole.as_ref(), lost, ours), Some(read))
             }
         }

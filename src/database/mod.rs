@@ -9,6 +9,7 @@
 //! No format and no loop over pages lives here: when one is wanted, an engine lacks a verb.
 
 pub mod at_open;
+mod catch_up;
 mod commit_wait;
 mod connections;
 mod engine;
@@ -33,6 +34,7 @@ mod turn;
 mod way;
 mod worker;
 
+pub use catch_up::Pending;
 pub use connections::{Connected, ConnectionId, Writing};
 pub use followed::Database;
 pub use live::{beside, is_hot};

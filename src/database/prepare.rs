@@ -127,6 +127,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         recorded: recorded.as_ref(),
         head: end,
         at_end: head.is_none() || !following.is_empty() || end == recorded.map(|r| r.position),
+        rolling: log.is_rolling(),
         whole: settings.on_behind == OnBehind::RollForward,
     };
     let mut looked = look.look()?;
@@ -228,6 +229,7 @@ impl Prepared {
                 self.home.client.make_durable(Level::CAPTURED)?;
             }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
+            self.log.end_rolling()?;
             let stat = FileStat::of(&path)?;
             let is_on_disk = matches!(verdict, Verdict::RollForward(_) | Verdict::Restore)
                 || verdict == Verdict::GoOn(Base::Crashed);

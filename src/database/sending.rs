@@ -182,7 +182,9 @@ impl Engine {
         let url = self.replicas[0].url.clone();
         // It is reached anew, and found to hold nothing.
         self.replicas[0].uploader = None;
-        db.starts_over(&format!("{url} was emptied; the history starts over at txid 1 (it stood at {old})"));
+        db.cold_by_event(&format!(
+            "{url} was emptied; the history starts over at txid 1 (it stood at {old})"
+        ));
         Err(Error::busy(format!("{url} was emptied; starting over with a full copy")))
     }
 

@@ -38,8 +38,11 @@ macro_rules! routines {
 }
 
 routines! {
+    busy_timeout = 14: unsafe extern "C" fn(*mut sys::sqlite3, c_int) -> c_int;
+    close = 16: unsafe extern "C" fn(*mut sys::sqlite3) -> c_int;
     column_text = 36: unsafe extern "C" fn(*mut sys::sqlite3_stmt, c_int) -> *const c_uchar;
     declare_vtab = 50: unsafe extern "C" fn(*mut sys::sqlite3, *const c_char) -> c_int;
+    errmsg = 53: unsafe extern "C" fn(*mut sys::sqlite3) -> *const c_char;
     finalize = 57: unsafe extern "C" fn(*mut sys::sqlite3_stmt) -> c_int;
     free = 58: unsafe extern "C" fn(*mut c_void);
     libversion_number = 67: unsafe extern "C" fn() -> c_int;
@@ -65,9 +68,13 @@ routines! {
     mutex_free = 132: unsafe extern "C" fn(*mut sys::sqlite3_mutex);
     vfs_find = 141: unsafe extern "C" fn(*const c_char) -> *mut sys::sqlite3_vfs;
     vfs_register = 142: unsafe extern "C" fn(*mut sys::sqlite3_vfs, c_int) -> c_int;
+    open_v2 = 135: unsafe extern "C" fn(*const c_char, *mut *mut sys::sqlite3, c_int, *const c_char) -> c_int;
     context_db_handle = 149: unsafe extern "C" fn(*mut sys::sqlite3_context) -> *mut sys::sqlite3;
     next_stmt = 152: unsafe extern "C" fn(*mut sys::sqlite3, *mut sys::sqlite3_stmt) -> *mut sys::sqlite3_stmt;
     create_function_v2 = 162: unsafe extern "C" fn(*mut sys::sqlite3, *const c_char, c_int, c_int, *mut c_void, ScalarFn, ScalarFn, FinalFn, Destructor) -> c_int;
+    backup_finish = 155: unsafe extern "C" fn(*mut sys::sqlite3_backup) -> c_int;
+    backup_init = 156: unsafe extern "C" fn(*mut sys::sqlite3, *const c_char, *mut sys::sqlite3, *const c_char) -> *mut sys::sqlite3_backup;
+    backup_step = 159: unsafe extern "C" fn(*mut sys::sqlite3_backup, c_int) -> c_int;
     log = 167: unsafe extern "C" fn(c_int, *const c_char, ...);
     vtab_config = 177: unsafe extern "C" fn(*mut sys::sqlite3, c_int, ...) -> c_int;
     db_filename = 180: unsafe extern "C" fn(*mut sys::sqlite3, *const c_char) -> *const c_char;
@@ -157,6 +164,13 @@ mod tests {
     fn every_place_in_the_table_holds_the_function_it_is_named_for() {
         let api = Library::linked().api();
         let pairs: &[(usize, usize)] = &[
+            (api.busy_timeout as usize, sys::sqlite3_busy_timeout as *const () as usize),
+            (api.close as usize, sys::sqlite3_close as *const () as usize),
+            (api.errmsg as usize, sys::sqlite3_errmsg as *const () as usize),
+            (api.open_v2 as usize, sys::sqlite3_open_v2 as *const () as usize),
+            (api.backup_finish as usize, sys::sqlite3_backup_finish as *const () as usize),
+            (api.backup_init as usize, sys::sqlite3_backup_init as *const () as usize),
+            (api.backup_step as usize, sys::sqlite3_backup_step as *const () as usize),
             (api.column_text as usize, sys::sqlite3_column_text as *const () as usize),
             (api.declare_vtab as usize, sys::sqlite3_declare_vtab as *const () as usize),
             (api.finalize as usize, sys::sqlite3_finalize as *const () as usize),

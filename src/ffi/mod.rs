@@ -31,6 +31,7 @@ mod library;
 pub mod map;
 mod methods;
 pub mod os;
+pub mod overwrite;
 #[cfg(test)]
 pub(crate) mod probe;
 mod read_mark;

@@ -72,11 +72,11 @@ pub fn configure(call: &Call<'_>) -> Result<Value> {
     Ok(Value::Null)
 }
 
-fn number(txid: Txid) -> i64 {
+pub fn number(txid: Txid) -> i64 {
     txid.get() as i64
 }
 
-fn schema<'a>(call: &'a Call<'_>, index: usize) -> &'a str {
+pub fn schema<'a>(call: &'a Call<'_>, index: usize) -> &'a str {
     match call.arguments().get(index) {
         Some(Value::Text(schema)) => schema,
         _ => "main",
@@ -84,7 +84,7 @@ fn schema<'a>(call: &'a Call<'_>, index: usize) -> &'a str {
 }
 
 /// Calls `body` with the file of the schema that argument `index` names, `main` without it.
-fn with_main<T>(call: &Call<'_>, index: usize, body: impl FnOnce(&Connected) -> Result<T>) -> Result<T> {
+pub fn with_main<T>(call: &Call<'_>, index: usize, body: impl FnOnce(&Connected) -> Result<T>) -> Result<T> {
     let schema = schema(call, index);
     let hooks = call.connection().main_hooks(schema);
     match hooks.as_deref().map(|h| h.as_any()) {

@@ -3,6 +3,7 @@
 mod arguments;
 mod functions;
 mod restore;
+mod rollforward;
 mod tables;
 
 use crate::error::Result;
@@ -22,6 +23,7 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_txid", 0, 1, Anywhere, functions::txid)?;
     function("replica_sync", 0, 2, DirectOnly, functions::sync)?;
     function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
+    function("replica_rollforward", 0, 1, DirectOnly, rollforward::rollforward)?;
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
     register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;
     register_table(connection, "replica_doctor", &tables::DOCTOR, &["url"], DirectOnly, tables::doctor)?;

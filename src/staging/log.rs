@@ -353,8 +353,7 @@ impl Log {
     /// # Errors
     /// `Full`, `Io`.
     pub fn set_base(&self, recorded: Recorded) -> Result<()> {
-        let name = format!("base-{}-{}", recorded.position.txid, recorded.position.checksum);
-        let path = self.folder.join(name);
+        let path = self.folder.join(base_name(recorded.position));
         let text = format!("{} {} {}\n", recorded.page_size, recorded.page_count, recorded.timestamp.0);
         match create(&path, text.as_bytes()) {
             Err(error) if error.kind() == Kind::Exists => Ok(()),
@@ -362,28 +361,13 @@ impl Log {
         }
     }
 
-    /// Where a file is kept that makes the state `state` out of its predecessor, and that is in no replica.
-    pub fn saved_path(&self, state: Checksum, range: TxidRange) -> PathBuf {
-        self.folder.join("saved").join(state.to_string()).join(ltx::name::format(range))
-    }
-
-    /// Takes sealed groups out of the log without losing them: they are sent no more. Newest first, so that what a crash
-    /// leaves in the log is a shorter history and never one with a hole.
+    /// Takes back what [`Log::set_base`] said.
     ///
     /// # Errors
     /// `Io`.
-    pub fn set_aside(&self, groups: &[Sealed]) -> Result<()> {
-        for sealed in groups.iter().rev() {
-            let saved = self.saved_path(sealed.proof.post, TxidRange::one(sealed.txid));
-            self.make_durable(sealed.txid)?;
-            durable::create_folder(durable::parent(&saved))?;
-            match durable::rename_new(&self.path_of(sealed.txid), &saved) {
-                Err(error) if error.kind() == Kind::Exists => self.forget(sealed.txid)?,
-                other => other?,
-            }
-            durable::sync_folder(durable::parent(&saved))?;
-        }
-        durable::sync_folder(&self.folder.join("ltx"))
+    pub fn drop_base(&self, position: Position) -> Result<()> {
+        remove(&self.folder.join(base_name(position)))?;
+        durable::sync_folder(&self.folder)
     }
 
     /// Starts the log over: every sealed group and base goes, newest first, so that what a crash leaves is a
@@ -418,7 +402,11 @@ impl Log {
     }
 }
 
-fn create(path: &Path, bytes: &[u8]) -> Result<()> {
+fn base_name(position: Position) -> String {
+    format!("base-{}-{}", position.txid, position.checksum)
+}
+
+pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut temp = Temp::create(path)?;
     temp.write(bytes)?;
     temp.publish(path).map(drop)
@@ -438,7 +426,7 @@ fn read_base(position: Position, path: &Path) -> Result<Recorded> {
     })
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
@@ -543,24 +531,6 @@ mod tests {
         std::fs::write(log.path_of(txid(6)), b"").unwrap();
         assert_eq!(log.drop_damaged().unwrap(), 2);
         assert_eq!(log.txids().unwrap(), [txid(3), txid(4)]);
-    }
-
-    #[test]
-    fn groups_that_are_set_aside_are_kept_by_the_state_they_lead_to() {
-        let dir = Folder::new();
-        let log = Log::open(&dir.path().join("db-replica")).unwrap();
-        for n in 3..6 {
-            seal(&log, n).unwrap();
-        }
-        let groups = [4, 5].map(|n| log.sealed(Txid::new(n).unwrap()).unwrap());
-        let bytes = std::fs::read(log.path_of(groups[1].txid)).unwrap();
-        log.set_aside(&groups).unwrap();
-        assert_eq!(log.txids().unwrap(), [Txid::new(3).unwrap()]);
-        let saved = log.saved_path(groups[1].proof.post, TxidRange::one(groups[1].txid));
-        assert_eq!(std::fs::read(saved).unwrap(), bytes);
-        seal(&log, 5).unwrap();
-        log.set_aside(&groups[1..]).unwrap();
-        assert_eq!(log.txids().unwrap().len(), 1, "what is saved already is not kept twice");
     }
 
     #[test]

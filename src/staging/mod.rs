@@ -14,6 +14,7 @@
 //! Sealed groups enter by create-if-absent and never change. Mapped files are hints after a loss of power: their
 //! content counts only when it is proven (the XOR of all page checksums equals the stored post checksum).
 
+mod aside;
 pub mod checksums;
 pub mod log;
 pub mod noted;

@@ -1,0 +1,206 @@
+//! Brings a database that is open to the end of its home replica, on demand: an outdated node need not be closed.
+//!
+//! ```text
+//! nothing is noted and nothing unsent; the way from the recorded position is proven         (capture lock)
+//! the head is restored beside; SQLite's write lock; still nothing noted?                     (no commit can slip in)
+//! mark "rolling"; the log stands at the head; SQLite commits the restored file; mark away
+//! ```
+//!
+//! The transaction is SQLite's own, so that other connections and processes see it as any commit; it counts up fields of
+//! page 1, which become the next txid. Killed between the marks, the next open reads the file whole and decides: the old
+//! state is rolled forward, the new one goes on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::engine::Engine;
+use super::followed::Database;
+use super::live::{beside, wal_bytes};
+use super::runtime::Runtime;
+use super::way::{Files, History};
+use crate::capture::{Collected, NotNow, Phase, group};
+use crate::catalog::Target;
+use crate::clock::{self, Deadline};
+use crate::error::{Error, Result};
+use crate::restore;
+use crate::sqlite::header;
+use crate::types::{Checksum, Pgno, Txid};
+use crate::upload::Head;
+
+/// Pause between two tries for the capture lock.
+const SOON: Duration = Duration::from_millis(2);
+
+/// A transaction that holds the write lock of the database, and overwrites it with a file when it commits.
+pub trait Pending {
+    /// # Errors
+    /// As SQLite says; nothing is changed then.
+    fn commit(self: Box<Self>) -> Result<()>;
+}
+
+/// Begins such a transaction from the file at a path.
+pub type Begin<'a> = dyn FnMut(&Path) -> Result<Box<dyn Pending>> + 'a;
+
+/// The restored head, gone with the value.
+struct Restored(PathBuf);
+
+impl Restored {
+    fn remove(&self) {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let _ = std::fs::remove_file(beside(&self.0, suffix));
+        }
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl Database {
+    /// Overwrites the database with the head of its home replica, unless it is there; the txid of that head. For each
+    /// lock it waits at most `wait`.
+    ///
+    /// # Errors
+    /// `Busy` while others work on the database or the log; `Conflict` when it has commits that are not in the replica, or
+    /// no files prove the way; those of restoring and of `begin`.
+    pub fn catch_up(self: &Arc<Self>, wait: Duration, begin: &mut Begin<'_>) -> Result<Option<Txid>> {
+        let busy = || Error::busy("this database is being replicated at this moment; try again");
+        let deadline = Deadline::after(wait);
+        let mut engine = self.engine.try_lock_for(wait).ok_or_else(busy)?;
+        while !engine.lock.as_ref().ok_or_else(busy)?.try_exclusive()? {
+            if deadline.passed() {
+                return Err(busy());
+            }
+            clock::pause(SOON);
+        }
+        let outcome = engine.catch_up(self, begin);
+        if outcome.is_err() {
+            self.state.set_worked_last(0);
+        }
+        if let Some(lock) = &engine.lock {
+            lock.unlock()?;
+        }
+        drop(engine);
+        self.schedule(Instant::now(), true);
+        outcome
+    }
+}
+
+impl Engine {
+    fn catch_up(&mut self, db: &Arc<Database>, begin: &mut Begin<'_>) -> Result<Option<Txid>> {
+        if !matches!(db.phase(), Phase::Live | Phase::Cold) {
+            let why = db.last_error().unwrap_or_default();
+            return Err(Error::conflict(format!("cannot roll forward while {}: {why}", db.phase().name())));
+        }
+        self.refresh(db)?;
+        let client = match &self.replicas[0].uploader {
+            Some(home) => home.shared_client(),
+            // A process that joined another has not reached it; what is found there must not fence it now.
+            None => Runtime::get().config.client(&db.settings, 0, None)?,
+        };
+        let head = Head::of(&*client)?;
+        let (Some(head), Some(recorded)) = (head, self.recorded) else {
+            return Ok(self.recorded.map(|r| r.position.txid));
+        };
+        let post = head.header.proof.map(|p| p.post);
+        if recorded.position.txid == head.txid() && Some(recorded.position.checksum) == post {
+            return Ok(Some(head.txid()));
+        }
+        let unsent = || {
+            Error::conflict(format!(
+                "{} has commits that are not in {}, which goes on to txid {}: they cannot both be kept; close the \
+                 database and decide by replica_on_behind at the next open",
+                db.path.display(),
+                client.url(),
+                head.txid()
+            ))
+        };
+        if db.state.acknowledged(0) != Some(recorded.position.txid) || !self.is_settled(db)? {
+            return Err(unsent());
+        }
+        let history = History { home: &*client, head: Some(&head), log: &db.log, following: Vec::new() };
+        let same_size = head.header.page_size == recorded.page_size;
+        let local = |pgno: Pgno| self.checksums.get(pgno).filter(|_| same_size);
+        let way = history.way(Some(recorded.position.checksum), &local, Files::Any)?.filter(|_| same_size);
+        let Some(way) = way else {
+            return Err(Error::conflict(format!(
+                "the files of {} do not prove what {} would become, or its page size changed: close the database and \
+                 open it again",
+                client.url(),
+                db.path.display()
+            )));
+        };
+        let restored = Restored(db.log.folder().join("head.db"));
+        restored.remove();
+        let target = Target::Txid(head.txid());
+        let found = restore::restore(&*client, target, &restored.0, restore::Options::default())?;
+        if found.position != way.end().position {
+            return Err(Error::conflict(format!("{} changed while it was read; try again", client.url())));
+        }
+        let pending = begin(&restored.0)?;
+        if !self.is_settled(db)? {
+            return Err(unsent());
+        }
+        let end = way.end();
+        let gone = (end.page_count.saturating_add(1)..=recorded.page_count).filter_map(Pgno::new);
+        let touched = way.overlay.changes().map(|(pgno, _)| pgno).chain(gone);
+        let old: Vec<(Pgno, Checksum)> =
+            touched.filter_map(|pgno| Some((pgno, self.checksums.get(pgno)?))).collect();
+        self.checksums.reserve(end.page_count.max(recorded.page_count))?;
+        db.log.begin_rolling()?;
+        db.log.set_base(end)?;
+        self.checksums.apply(end.page_size, end.page_count, way.overlay.changes());
+        assert_eq!(self.checksums.total(), end.position.checksum, "BUG: caught up with another state");
+        if let Err(error) = pending.commit() {
+            db.log.drop_base(end.position)?;
+            self.checksums.apply(recorded.page_size, recorded.page_count, old);
+            db.log.end_rolling()?;
+            return Err(error);
+        }
+        (self.recorded, self.stored) = (Some(end), None);
+        db.state.push_position(end.position);
+        db.state.set_acknowledged(0, Some(end.position.txid));
+        if let Some(home) = self.replicas[0].uploader.as_mut() {
+            home.follow(Some(end.position.txid))?;
+        }
+        db.log.end_rolling()?;
+        let (from, to) = (recorded.position.txid, end.position.txid);
+        db.cold_by_event(&format!("the database was rolled forward from {from} to {to} while it was open"));
+        Ok(Some(to))
+    }
+
+    /// The database is as recorded: nothing is noted, and nobody committed unseen.
+    fn is_settled(&mut self, db: &Database) -> Result<bool> {
+        let not_shown =
+            || Error::busy("no connection of this process shows what the WAL holds; read from it first");
+        if let Some(wal) = db.connections.mapped() {
+            db.notes.note(&*wal, &db.state, &db.noted).ok_or_else(not_shown)?;
+        } else if db.connections.has_wal() || wal_bytes(&db.path) > 0 {
+            return Err(not_shown());
+        } else {
+            let mut tag = [0; header::TAG_LEN];
+            let there = self.live.base().read(header::TAG_OFFSET, &mut tag)? == tag.len();
+            if !there || (header::change_tag(&tag) != db.state.tag() && !db.is_at_rest()) {
+                return Ok(false);
+            }
+        }
+        if db.noted.is_empty() {
+            return Ok(true);
+        }
+        // What was noted may be as it was; what is not stays noted.
+        let same = match self.collect(db)? {
+            Collected::Nothing | Collected::NotNow(NotNow::Empty) => true,
+            Collected::Pages(buffer, shape) => {
+                group::plan(&self.base(), &buffer, shape, db.state.writer(), clock::now()).is_none()
+            }
+            Collected::NotNow(_) => return Err(Error::busy("the database is being written; try again")),
+        };
+        if same {
+            db.noted.settle();
+            db.healed();
+        }
+        Ok(same)
+    }
+}
