@@ -12,6 +12,9 @@ import test_interop_format as formats
 from databases import assert_equal, connect, one, plain, status, sync
 
 
+ANYWHERE = pytest.mark.parametrize("replica", ["folder", "moto", "weed"], indirect=True)
+
+
 @pytest.fixture
 def database(tmp_path):
     return tmp_path / "app.db"
@@ -25,7 +28,7 @@ def litestream_restore(litestream, replica, output, *options):
 def assert_same(litestream, replica, database, name):
     """Both programs restore the bytes of the closed database."""
     txid = assert_equal(replica, database)
-    theirs = litestream_restore(litestream, replica, replica.with_name(f"theirs-{name}.db"))
+    theirs = litestream_restore(litestream, replica, database.with_name(f"theirs-{name}.db"))
     assert theirs.read_bytes() == database.read_bytes(), name
     return txid
 
@@ -34,6 +37,7 @@ def fill(c, rows, size=700):
     c.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n WHERE i<?) INSERT INTO t(x) SELECT randomblob(?) FROM n", (rows, size))
 
 
+@ANYWHERE
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_litestream_restores_ours_byte_for_byte(database, replica, litestream, journal):
     c = connect(database, replica)
@@ -73,6 +77,7 @@ def test_litestream_restores_ours_byte_for_byte(database, replica, litestream, j
     assert {f"{row[1]}-{row[2]}.ltx" for row in rows} == {f.name for f in ours} and len(rows) == len(ours)
 
 
+@ANYWHERE
 def test_litestream_restores_each_txid_of_ours(database, replica, litestream):
     c = connect(database, replica, replica_interval="0")
     one(c, "PRAGMA journal_mode=wal")
@@ -82,7 +87,7 @@ def test_litestream_restores_each_txid_of_ours(database, replica, litestream):
         txid = sync(c)
     c.close()
     for n in range(1, txid + 1):
-        ours, theirs = replica.with_name(f"ours-{n}.db"), replica.with_name(f"theirs-{n}.db")
+        ours, theirs = database.with_name(f"ours-{n}.db"), database.with_name(f"theirs-{n}.db")
         databases.restore(replica, ours, json.dumps({"txid": n}))
         litestream_restore(litestream, replica, theirs, "-txid", f"{n:016x}")
         assert ours.read_bytes() == theirs.read_bytes(), f"txid {n}"
@@ -103,6 +108,7 @@ for line in sys.stdin:
 """
 
 
+@ANYWHERE
 def test_litestream_vfs_reads_while_we_write(database, replica, process):
     """Every state that it sees is one that was committed, and it sees the last."""
     c = connect(database, replica)
@@ -170,6 +176,7 @@ def test_replica_restore_of_what_litestream_wrote(litestream, tmp_path, version)
     assert_equal(tmp_path / "own", ours)
 
 
+@ANYWHERE
 def test_litestream_takes_over_from_us_and_we_restore_that(database, replica, litestream):
     c = connect(database, replica)
     one(c, "PRAGMA journal_mode=wal")
@@ -177,7 +184,7 @@ def test_litestream_takes_over_from_us_and_we_restore_that(database, replica, li
     fill(c, 30)
     txid = sync(c)
     c.close()
-    taken = litestream_restore(litestream, replica, replica.with_name("taken.db"))
+    taken = litestream_restore(litestream, replica, database.with_name("taken.db"))
     other = plain(taken)
     one(other, "PRAGMA journal_mode=wal")
     with harness.Process([litestream, "replicate", taken, databases.url(replica)]) as program:
@@ -187,7 +194,7 @@ def test_litestream_takes_over_from_us_and_we_restore_that(database, replica, li
         program.child.send_signal(signal.SIGTERM)
         program.child.wait(60)
     other.close()
-    copy = replica.with_name("copy.db")
+    copy = database.with_name("copy.db")
     assert databases.restore(replica, copy) > txid
     check = plain(copy)
     assert one(check, "SELECT x FROM t ORDER BY id DESC LIMIT 1") == "theirs"

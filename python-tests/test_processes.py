@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 
+import databases
 import harness
 import pytest
 
@@ -18,17 +19,15 @@ SCANNED_MIB = 1024 if LONG else 64
 # Runs of each kind, alternating, and transactions that each process tries in a run.
 PAIRS, TRIES = (8, 500) if LONG else (2, 100)
 
-# argv: extension or "", database, replica folder, seed, "seconds" or "tries", how many, busy timeout in seconds.
+# argv: extension or "", URI, seed, "seconds" or "tries", how many, busy timeout in seconds.
 # Begins at the first line of its input; prints what came of it; then answers each further line with replica_sync().
 WRITER = """
 import json, random, sqlite3, sys, time
-extension, path, replica, seed, unit, amount, timeout = sys.argv[1:]
-uri = f"file:{path}"
+extension, uri, seed, unit, amount, timeout = sys.argv[1:]
 if extension:
     loader = sqlite3.connect(":memory:")
     loader.enable_load_extension(True)
     loader.load_extension(extension)
-    uri += f"?vfs=replvfs&replica=file://{replica}"
 c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=float(timeout))
 c.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 dice = random.Random(int(seed))
@@ -87,8 +86,9 @@ class Writers:
     def __init__(self, process, extension, path, replica, extensions, unit, amount, timeout):
         self.all = []
         for number in range(3):
-            ours = extension if number < extensions else ""
-            self.all.append(process(WRITER, ours, path, replica, number, unit, amount, timeout))
+            ours = number < extensions
+            uri = databases.uri(path, replica) if ours else f"file:{path}"
+            self.all.append(process(WRITER, extension if ours else "", uri, number, unit, amount, timeout))
         # Foreign commits are found at the open; the scan that they cost has begun, or is short.
         self.states = [child.until("ready") for child in self.all]
         for child in self.all:
@@ -108,6 +108,7 @@ class Writers:
         return sum(result[name] for result in self.results)
 
 
+@pytest.mark.parametrize("replica", ["folder", "moto"], indirect=True)
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])
 def test_replica_equals_a_database_that_three_processes_wrote(tmp_path, replica, extension, process, journal):
     path, restored = tmp_path / "app.db", tmp_path / "restored.db"
@@ -117,18 +118,18 @@ def test_replica_equals_a_database_that_three_processes_wrote(tmp_path, replica,
     writers.finish()
     print(journal, writers.results, "txid", txid)
     assert all(result["commits"] > 0 for result in writers.results)
-    harness.run([harness.CLI, "restore", "--txid", str(txid), f"file://{replica}", restored])
+    harness.run([harness.CLI, "restore", "--txid", str(txid), databases.url(replica), restored])
     assert digest(path) == digest(restored)
 
 
-# argv: extension, database, replica folder. Writes and syncs at each line of its input, prints the txid.
+# argv: extension, URI. Writes and syncs at each line of its input, prints the txid.
 TURNS = """
 import sqlite3, sys
-extension, path, replica = sys.argv[1:]
+extension, uri = sys.argv[1:]
 loader = sqlite3.connect(":memory:")
 loader.enable_load_extension(True)
 loader.load_extension(extension)
-c = sqlite3.connect(f"file:{path}?vfs=replvfs&replica=file://{replica}", uri=True, isolation_level=None)
+c = sqlite3.connect(uri, uri=True, isolation_level=None)
 for line in sys.stdin:
     c.execute("INSERT INTO t(x) VALUES (randomblob(?))", (int(line),))
     print(c.execute("SELECT replica_sync()").fetchone()[0])
@@ -136,12 +137,13 @@ c.close()
 """
 
 
+@pytest.mark.parametrize("replica", ["folder", "moto"], indirect=True)
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])
 def test_process_goes_on_where_another_one_left_off(tmp_path, replica, extension, process, journal):
     """Each takes many turns while the other one is idle: its groups are sealed, sent and forgotten meanwhile."""
     path, restored = tmp_path / "app.db", tmp_path / "restored.db"
     create(path, journal)
-    pair = [process(TURNS, extension, path, replica) for _ in range(2)]
+    pair = [process(TURNS, extension, databases.uri(path, replica)) for _ in range(2)]
     txid = 0
     for turn in range(8):
         for _ in range(7):
@@ -151,7 +153,7 @@ def test_process_goes_on_where_another_one_left_off(tmp_path, replica, extension
             assert txid > before
     for child in pair:
         child.finish()
-    harness.run([harness.CLI, "restore", "--txid", str(txid), f"file://{replica}", restored])
+    harness.run([harness.CLI, "restore", "--txid", str(txid), databases.url(replica), restored])
     assert digest(path) == digest(restored)
 
 
@@ -177,5 +179,5 @@ def test_collisions_are_as_rare_as_without_us(tmp_path, replica, extension, proc
         print(journal, scanned, "plain", without.results, "ours", with_us.results)
     # Collisions are luck: three standard deviations of the difference are no finding.
     assert ours <= plain * 1.05 + 3 * (ours + plain) ** 0.5, f"{ours} collisions with us, {plain} without"
-    harness.run([harness.CLI, "restore", "--txid", str(txid), f"file://{replica}", restored], timeout=600)
+    harness.run([harness.CLI, "restore", "--txid", str(txid), databases.url(replica), restored], timeout=600)
     assert digest(path) == digest(restored)
