@@ -21,6 +21,8 @@ for line in sys.stdin:
     print(*c.execute("SELECT role, state, last_event FROM replica_status").fetchone(), flush=True)
 """
 
+LARGE = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200) INSERT INTO t SELECT randomblob(10000) FROM n"
+
 
 def writer(server, database, prefix, environment):
     uri = (
@@ -70,5 +72,41 @@ def test_second_writer_is_noticed_where_it_does_not_race_although_conditions_are
                 two.tell("INSERT INTO t VALUES (3)")
                 answer = two.until("Fenced")
                 assert "home" in answer
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("kind", ["weed", "moto"])
+def test_large_group_goes_up_in_parts_and_its_name_is_still_created_once(kind, tmp_path):
+    server = getattr(s3_servers, kind)(tmp_path)
+    try:
+        environment = server.environment()
+        database = tmp_path / "app.db"
+        with writer(server, database, "large&replica_part_size=5MiB", environment) as process:
+            process.tell(LARGE)
+            assert process.line().startswith("home Live")
+            process.finish()
+        largest = max(server.client().list_objects_v2(Bucket="bkt", Prefix="large/")["Contents"], key=lambda o: o["Size"])
+        head = server.client().head_object(Bucket="bkt", Key=largest["Key"])
+        assert largest["Size"] > 10 << 20 and "-" in head["ETag"], "it did not go up in parts"
+        assert head["Metadata"]["litestream-timestamp"]
+        restored = tmp_path / "restored.db"
+        harness.run([harness.CLI, "restore", server.url("large"), restored], env=environment)
+        mine, theirs = (sqlite3.connect(path).execute("SELECT * FROM t").fetchall() for path in (database, restored))
+        assert mine == theirs and len(mine) == 1200
+        # Two copies that go on with a large group each: one name, created once.
+        first, second = (tmp_path / name for name in ("first", "second"))
+        first.mkdir()
+        with writer(server, first / "app.db", "twice&replica_part_size=5MiB", environment) as one:
+            one.tell("INSERT INTO t VALUES (1)")
+            assert one.line().startswith("home Live")
+            harness.run(["cp", "-a", first, second])
+            with writer(server, second / "app.db", "twice&replica_part_size=5MiB", environment) as two:
+                two.tell("SELECT 1")
+                assert two.line().startswith("home Live")
+                one.tell(LARGE)
+                assert one.line().startswith("home Live")
+                two.tell(LARGE)
+                assert two.until("Fenced")
     finally:
         server.stop()

@@ -150,6 +150,8 @@ fn reader(temp: &Temp) -> Result<Box<dyn ReadSeek>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
     use crate::error::Kind;
     use crate::ltx::sample::{Random, file, header};
@@ -188,7 +190,9 @@ mod tests {
             let proof = Some(Proof { pre: old, post: checksum(&state) });
             let header = Header { proof, ..header(txid, txid, size as u32, count) };
             let body = file(header, &changed);
-            replica.create(Level::CAPTURED, header.range, header.timestamp, &mut &body[..]).unwrap();
+            replica
+                .create(Level::CAPTURED, header.range, header.timestamp, &mut Cursor::new(&body[..]))
+                .unwrap();
         }
         state
     }
@@ -238,7 +242,7 @@ mod tests {
         let proof = Some(Proof { pre, post: page_checksum(Pgno::FIRST, &page.1) });
         let header = Header { proof, ..header(min, last, 512, 1) };
         let body = file(header, &[page]);
-        replica.create(Level::CAPTURED, header.range, header.timestamp, &mut &body[..]).unwrap();
+        replica.create(Level::CAPTURED, header.range, header.timestamp, &mut Cursor::new(&body[..])).unwrap();
     }
 
     fn post(replica: &FileReplica, txid: u64) -> Checksum {
@@ -315,7 +319,9 @@ mod tests {
             let header = Header { proof, writer_id: 7, wal: WalSpan::CAPTURED, ..*decoder.header() };
             let mut bytes = Vec::new();
             merge::merge_as(vec![open_decoder(&source, file).unwrap()], header, &mut bytes).unwrap();
-            target.create(Level::CAPTURED, file.range, header.timestamp, &mut &bytes[..]).unwrap();
+            target
+                .create(Level::CAPTURED, file.range, header.timestamp, &mut Cursor::new(&bytes[..]))
+                .unwrap();
         }
         for file in [files.first().unwrap(), files.last().unwrap()] {
             snapshot_to(&target, &target, file.range.max, target.root()).unwrap();

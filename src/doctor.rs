@@ -3,6 +3,7 @@
 //! Everything happens in a place of its own that is empty before and after. The one thing that decides is whether a name
 //! is created once: a store that honours conditions one at a time may still break them in a race, so both are tried.
 
+use std::io::Cursor;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -93,8 +94,8 @@ impl Exam<'_> {
         Ok(findings)
     }
 
-    fn create(&self, txid: u64, mut body: &[u8]) -> Result<FileInfo> {
-        self.client.create(Level::CAPTURED, range(txid), Timestamp(0), &mut body)
+    fn create(&self, txid: u64, body: &[u8]) -> Result<FileInfo> {
+        self.client.create(Level::CAPTURED, range(txid), Timestamp(0), &mut Cursor::new(body))
     }
 
     fn create_again(&self, first: &FileInfo) -> Result<Finding> {

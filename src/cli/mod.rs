@@ -132,6 +132,8 @@ fn print(out: &mut dyn Write, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
     use crate::ltx::sample::{file, header};
     use crate::replica::FileReplica;
@@ -152,7 +154,9 @@ mod tests {
         for txid in 1..=2 {
             let header = header(txid, txid, 512, 1);
             let bytes = file(header, &[(1, vec![txid as u8; 512])]);
-            replica.create(Level::CAPTURED, header.range, header.timestamp, &mut &bytes[..]).unwrap();
+            replica
+                .create(Level::CAPTURED, header.range, header.timestamp, &mut Cursor::new(&bytes[..]))
+                .unwrap();
         }
         (replica, url, folder.path().join("out.db").display().to_string())
     }

@@ -56,7 +56,7 @@ pub trait Client: Send + Sync {
     /// `NotFound` when it is gone, `Conflict` when its name holds another object: list again.
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>>;
 
-    /// Stores `body` whole under a free name. It survives a loss of power once a later `create` of this client has
+    /// Stores `body` whole, from its beginning, under a free name. It survives a loss of power once a later `create` of this client has
     /// returned, or [`Client::make_durable`]. Until then, a loss of power can take the name, never a part of the bytes.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ pub trait Client: Send + Sync {
         level: Level,
         range: TxidRange,
         timestamp: Timestamp,
-        body: &mut dyn Read,
+        body: &mut dyn ReadSeek,
     ) -> Result<FileInfo>;
 
     /// Returns when every object of a level survives a loss of power, whoever created it.

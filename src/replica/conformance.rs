@@ -3,7 +3,7 @@
 use super::client::Client;
 use crate::error::{Kind, Result};
 use crate::types::{FileInfo, Level, Timestamp, Txid, TxidRange};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::sync::Barrier;
 
 const RACERS: u8 = 16;
@@ -27,8 +27,8 @@ fn range(min: u64, max: u64) -> TxidRange {
     TxidRange::new(Txid::new(min).unwrap(), Txid::new(max).unwrap()).unwrap()
 }
 
-fn create(client: &dyn Client, range: TxidRange, at: i64, mut body: &[u8]) -> Result<FileInfo> {
-    client.create(Level::CAPTURED, range, Timestamp(at), &mut body)
+fn create(client: &dyn Client, range: TxidRange, at: i64, body: &[u8]) -> Result<FileInfo> {
+    client.create(Level::CAPTURED, range, Timestamp(at), &mut Cursor::new(body))
 }
 
 fn read(client: &dyn Client, file: &FileInfo) -> Vec<u8> {
@@ -71,7 +71,7 @@ fn a_listing_is_sorted_and_of_one_level(client: &dyn Client) {
     for wanted in [range(5, 5), range(2, 3), range(0x10, 0x10), range(2, 2)] {
         create(client, wanted, 0, b"x").unwrap();
     }
-    client.create(Level::SNAPSHOT, range(1, 4), Timestamp(0), &mut &b"x"[..]).unwrap();
+    client.create(Level::SNAPSHOT, range(1, 4), Timestamp(0), &mut Cursor::new(b"x")).unwrap();
     let ranges: Vec<_> = client.list(Level::CAPTURED).unwrap().iter().map(|file| file.range).collect();
     assert_eq!(ranges, [range(2, 2), range(2, 3), range(5, 5), range(0x10, 0x10)]);
     assert_eq!(client.list(Level::SNAPSHOT).unwrap().len(), 1);
@@ -88,13 +88,22 @@ fn create_refuses_existing_name(client: &dyn Client) {
 }
 
 fn a_failed_body_leaves_nothing(client: &dyn Client) {
-    struct Broken;
+    /// Ends in the middle of what it says it holds.
+    struct Broken(Cursor<[u8; 8]>);
     impl Read for Broken {
-        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-            Err(std::io::Error::other("broken"))
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            match self.0.position() {
+                at @ 0..4 => self.0.by_ref().take(4 - at).read(buffer),
+                _ => Err(std::io::Error::other("broken")),
+            }
         }
     }
-    let mut body = (&b"some"[..]).chain(Broken);
+    impl Seek for Broken {
+        fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+    let mut body = Broken(Cursor::new([7; 8]));
     let made = client.create(Level::CAPTURED, range(1, 1), Timestamp(0), &mut body);
     assert_eq!(made.unwrap_err().kind(), Kind::Io);
     assert_eq!(client.list(Level::CAPTURED).unwrap(), []);

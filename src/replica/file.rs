@@ -88,7 +88,8 @@ impl FileReplica {
         Ok(())
     }
 
-    fn write(&self, temp: &mut Temp, path: &Path, body: &mut dyn Read) -> Result<()> {
+    fn write(&self, temp: &mut Temp, path: &Path, body: &mut dyn ReadSeek) -> Result<()> {
+        body.rewind().map_err(|e| Error::io("read what is to become", path, e))?;
         // As large as most files need; it grows to COPY_BYTES.
         let mut buffer = Vec::with_capacity(16 << 10);
         loop {
@@ -155,7 +156,7 @@ impl Client for FileReplica {
         level: Level,
         range: TxidRange,
         timestamp: Timestamp,
-        body: &mut dyn Read,
+        body: &mut dyn ReadSeek,
     ) -> Result<FileInfo> {
         let path = self.path(level, range);
         let mut temp = match Temp::unnamed(&path) {
@@ -233,6 +234,8 @@ fn info(level: Level, range: TxidRange, metadata: &Metadata) -> FileInfo {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
     use crate::replica::conformance;
     use crate::testing::Folder;
@@ -264,7 +267,7 @@ mod tests {
         let owed = || replica.unsynced.lock().clone();
         let create = |level, txid| {
             let range = TxidRange::one(Txid::new(txid).unwrap());
-            replica.create(level, range, Timestamp(0), &mut &b"x"[..])
+            replica.create(level, range, Timestamp(0), &mut Cursor::new(b"x"))
         };
         create(Level::CAPTURED, 1).unwrap();
         assert_eq!(owed(), Some(folder.path().join("r/ltx/0")));
@@ -283,7 +286,7 @@ mod tests {
         let folder = Folder::new();
         let replica = replica(&folder);
         let range = TxidRange::one(Txid::FIRST);
-        replica.create(Level::CAPTURED, range, Timestamp(5), &mut &b"x"[..]).unwrap();
+        replica.create(Level::CAPTURED, range, Timestamp(5), &mut Cursor::new(b"x")).unwrap();
         let level = folder.path().join("r/ltx/0");
         std::fs::write(level.join("0000000000000002-0000000000000002.ltx.0.tmp"), b"").unwrap();
         std::fs::write(level.join("README"), b"").unwrap();
@@ -300,7 +303,7 @@ mod tests {
         let range = TxidRange::one(Txid::FIRST);
         assert_eq!(replica.list(Level::CAPTURED).unwrap_err().kind(), Kind::NotFound);
         assert_eq!(replica.stat(Level::CAPTURED, range).unwrap_err().kind(), Kind::NotFound);
-        let created = replica.create(Level::CAPTURED, range, Timestamp(0), &mut &b"x"[..]);
+        let created = replica.create(Level::CAPTURED, range, Timestamp(0), &mut Cursor::new(b"x"));
         assert_eq!(created.unwrap_err().kind(), Kind::NotFound);
         assert!(!replica.root().exists());
     }
@@ -310,7 +313,7 @@ mod tests {
         let folder = Folder::new();
         let replica = replica(&folder);
         let range = TxidRange::one(Txid::FIRST);
-        replica.create(Level::SNAPSHOT, range, Timestamp(5), &mut &b"x"[..]).unwrap();
+        replica.create(Level::SNAPSHOT, range, Timestamp(5), &mut Cursor::new(b"x")).unwrap();
         assert_eq!(folder.files(), ["r/ltx/9/0000000000000001-0000000000000001.ltx"]);
         let mode =
             |path: &str| std::fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;

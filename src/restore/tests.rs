@@ -7,6 +7,7 @@ use crate::replica::{FileReplica, layout};
 use crate::testing::Folder;
 use crate::types::{Level, Pgno, Txid, TxidRange};
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 /// A replica with a history of random states, each of which is kept.
 struct History {
@@ -59,7 +60,9 @@ impl History {
 
     fn put(&self, level: u8, header: Header, pages: &[(u32, Vec<u8>)]) {
         let level = Level::new(level).unwrap();
-        self.replica.create(level, header.range, header.timestamp, &mut &file(header, pages)[..]).unwrap();
+        self.replica
+            .create(level, header.range, header.timestamp, &mut Cursor::new(file(header, pages)))
+            .unwrap();
     }
 
     fn snapshot(&self, txid: u64) {
@@ -296,7 +299,7 @@ impl Client for Retention<'_> {
         self.history.replica.open(file)
     }
 
-    fn create(&self, _: Level, _: TxidRange, _: Timestamp, _: &mut dyn std::io::Read) -> Result<FileInfo> {
+    fn create(&self, _: Level, _: TxidRange, _: Timestamp, _: &mut dyn ReadSeek) -> Result<FileInfo> {
         panic!("a restore creates nothing")
     }
 

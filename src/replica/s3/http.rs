@@ -11,8 +11,9 @@ use ureq::config::ConfigBuilder;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
-use ureq::{Agent, AsSendBody, Body, Proxy};
+use ureq::{Agent, AsSendBody, Body, Proxy, SendBody};
 
+use super::payload::Payload;
 use crate::error::{Error, Kind, Result};
 use crate::types::Timestamp;
 
@@ -69,7 +70,7 @@ impl Http {
         method: &str,
         url: &str,
         headers: &[(&str, String)],
-        body: &[u8],
+        body: Payload<'_>,
         within: Option<Duration>,
     ) -> Result<Answer> {
         run(&self.store, method, url, headers, body, within)
@@ -80,7 +81,7 @@ impl Http {
     /// # Errors
     /// `Io` when no answer came, or not 200.
     pub fn nearby(&self, method: &str, url: &str, headers: &[(&str, String)]) -> Result<String> {
-        text_of(run(&self.nearby, method, url, headers, &[], None)?, url)
+        text_of(run(&self.nearby, method, url, headers, Payload::Bytes(&[]), None)?, url)
     }
 
     /// A short text from a service on the network.
@@ -89,7 +90,7 @@ impl Http {
     /// As [`Http::nearby`].
     pub fn fetch(&self, url: &str) -> Result<String> {
         let named = url.split('?').next().unwrap_or(url);
-        text_of(run(&self.store, "GET", url, &[], &[], None)?, named)
+        text_of(run(&self.store, "GET", url, &[], Payload::Bytes(&[]), None)?, named)
     }
 }
 
@@ -142,7 +143,7 @@ fn run(
     method: &str,
     url: &str,
     headers: &[(&str, String)],
-    body: &[u8],
+    mut body: Payload<'_>,
     within: Option<Duration>,
 ) -> Result<Answer> {
     let host = url.split('/').nth(2).unwrap_or(url);
@@ -154,8 +155,14 @@ fn run(
     let bad = |e: ureq::http::Error| Error::invalid(format!("cannot ask {host}: {e}"));
     let has_body = method == Method::PUT || method == Method::POST;
     let sent = if has_body {
-        let request = request.header("content-length", body.len()).body(body).map_err(bad)?;
-        agent.run(bounded(agent, request, within))
+        let request = request.header("content-length", body.len());
+        if let Payload::Bytes(bytes) = body {
+            agent.run(bounded(agent, request.body(bytes).map_err(bad)?, within))
+        } else {
+            let mut reader = body.reader()?;
+            let request = request.body(SendBody::from_reader(&mut reader)).map_err(bad)?;
+            agent.run(bounded(agent, request, within))
+        }
     } else {
         agent.run(bounded(agent, request.body(()).map_err(bad)?, within))
     };
@@ -238,8 +245,10 @@ mod tests {
 
     #[test]
     fn nobody_at_the_address_is_told_with_the_address() {
-        let error =
-            Http::new(None).unwrap().send("GET", "http://127.0.0.1:1/x?key=y", &[], &[], None).map(|_| ());
+        let error = Http::new(None)
+            .unwrap()
+            .send("GET", "http://127.0.0.1:1/x?key=y", &[], Payload::Bytes(&[]), None)
+            .map(|_| ());
         let text = error.unwrap_err().to_string();
         assert!(text.starts_with("cannot ask 127.0.0.1:1: ") && !text.contains("key"), "{text}");
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! mod          names and promises of a replica          store       objects by key, what a refusal means
 //! object       the bytes of one object, read in order   http        one request, one answer
-//! probe        what a bucket honours, asked once
+//! probe        what a bucket honours, asked once         payload     what a put carries, never whole in memory
 //! credentials  whose keys                               place, endpoint, sign, answer   pure: names, signatures, XML
 //! ```
 //!
@@ -18,13 +18,14 @@ mod credentials;
 mod endpoint;
 mod http;
 mod object;
+mod payload;
 mod place;
 mod probe;
 mod sign;
 mod store;
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 
 use super::client::{Client, ReadSeek};
@@ -38,6 +39,7 @@ use credentials::Credentials;
 use endpoint::Endpoint;
 use http::{Http, http_date};
 use object::Object;
+use payload::{Payload, SMALL_BYTES, unreadable};
 use probe::Probed;
 use std::sync::Arc;
 use store::Store;
@@ -49,7 +51,7 @@ pub use sign::Keys;
 const TIMESTAMP: &str = "x-amz-meta-litestream-timestamp";
 /// Where neither a setting nor the environment says one, and what most other stores call theirs.
 const REGION_DEFAULT: &str = "us-east-1";
-/// Memory that an upload in parts takes; 10,000 of them make 156 GiB.
+/// 10,000 of them make 156 GiB.
 const PART_BYTES: usize = 16 << 20;
 
 /// How the store of a place is reached. What is left open is as S3 itself has it.
@@ -62,7 +64,7 @@ pub struct Options {
     /// `AES256` or `aws:kms`.
     pub sse: Option<String>,
     pub storage_class: Option<String>,
-    /// Objects of this size and more go up in parts of this size, each held in memory.
+    /// Objects of this size and more go up in parts of this size.
     pub part_bytes: Option<usize>,
 }
 
@@ -168,49 +170,54 @@ impl S3Replica {
         headers
     }
 
-    /// Puts what is larger than one part; `body` begins with `first`.
+    /// Puts what is larger than one part.
     fn create_in_parts(
         &self,
         key: &str,
         labels: Vec<(&'static str, String)>,
-        first: Vec<u8>,
-        body: &mut dyn Read,
-    ) -> Result<(String, u64)> {
+        body: &mut dyn ReadSeek,
+        size: u64,
+    ) -> Result<String> {
         // The condition counts at the end: do not send gigabytes for a name that is taken already.
         if self.store.head(key)?.is_some() {
             return Err(taken(&self.store, key));
         }
         let upload = self.store.begin_parts(key, labels)?;
-        let sent = self.send_parts(key, &upload, first, body);
+        let sent = self.send_parts(key, &upload, body, size);
         sent.inspect_err(|_| {
             // Best effort: what is left of it is no object, and the bucket's own rules remove it.
             let _ = self.store.abort_parts(key, &upload);
         })
     }
 
-    fn send_parts(
-        &self,
-        key: &str,
-        upload: &str,
-        first: Vec<u8>,
-        body: &mut dyn Read,
-    ) -> Result<(String, u64)> {
-        let (mut etags, mut part, mut size) = (Vec::new(), first, 0);
-        while !part.is_empty() {
-            size += part.len() as u64;
-            etags.push(self.store.put_part(key, upload, etags.len() as u32 + 1, &part)?);
-            part = read_part(body, self.part_bytes, key)?;
+    fn send_parts(&self, key: &str, upload: &str, body: &mut dyn ReadSeek, size: u64) -> Result<String> {
+        let mut etags = Vec::new();
+        for start in (0..size).step_by(self.part_bytes) {
+            let part = Payload::Part { source: body, start, len: (size - start).min(self.part_bytes as u64) };
+            etags.push(self.store.put_part(key, upload, etags.len() as u32 + 1, part)?);
         }
         let absent = vec![("if-none-match", "*".to_owned())];
-        Ok((self.store.finish_parts(key, upload, &etags, absent)?, size))
+        self.store.finish_parts(key, upload, &etags, absent)
     }
-}
 
-fn read_part(body: &mut dyn Read, bytes: usize, key: &str) -> Result<Vec<u8>> {
-    let mut part = Vec::new();
-    let read = body.take(bytes as u64).read_to_end(&mut part);
-    read.map_err(|e| Error::new(Kind::Io, format!("cannot read what is to become {key}: {e}")))?;
-    Ok(part)
+    /// Puts what goes up at once; answers the ETag and the store's clock.
+    fn create_at_once(
+        &self,
+        key: &str,
+        mut headers: Vec<(&'static str, String)>,
+        body: &mut dyn ReadSeek,
+        size: u64,
+    ) -> Result<(String, Option<Timestamp>)> {
+        headers.push(("if-none-match", "*".to_owned()));
+        let answer = if size < SMALL_BYTES {
+            let mut bytes = Vec::with_capacity(size as usize);
+            body.rewind().and_then(|()| body.read_to_end(&mut bytes)).map_err(unreadable)?;
+            self.store.put(key, Payload::Bytes(&bytes), headers)?
+        } else {
+            self.store.put(key, Payload::Part { source: body, start: 0, len: size }, headers)?
+        };
+        Ok((answer.header("etag").unwrap_or_default().to_owned(), answer.date()))
+    }
 }
 
 fn taken(store: &Store, key: &str) -> Error {
@@ -270,24 +277,20 @@ impl Client for S3Replica {
         level: Level,
         range: TxidRange,
         timestamp: Timestamp,
-        body: &mut dyn Read,
+        body: &mut dyn ReadSeek,
     ) -> Result<FileInfo> {
         let key = self.key(level, range);
         if !self.store.probed(&self.prefix)?.conditions && self.store.head(&key)?.is_some() {
             return Err(taken(&self.store, &key));
         }
         let labels = self.labels(timestamp);
-        let first = read_part(body, self.part_bytes, &key)?;
-        let outcome = if first.len() < self.part_bytes {
-            let mut headers = labels;
-            headers.push(("if-none-match", "*".to_owned()));
-            let size = first.len() as u64;
-            let answer = self.store.put(&key, &first, headers);
-            answer.map(|answer| (answer.header("etag").unwrap_or_default().to_owned(), size, answer.date()))
+        let size = body.seek(SeekFrom::End(0)).map_err(unreadable)?;
+        let outcome = if size < self.part_bytes as u64 {
+            self.create_at_once(&key, labels, body, size)
         } else {
-            self.create_in_parts(&key, labels, first, body).map(|(tag, size)| (tag, size, None))
+            self.create_in_parts(&key, labels, body, size).map(|tag| (tag, None))
         };
-        let (tag, size, told_at) = outcome.map_err(|error| match error.kind() {
+        let (tag, told_at) = outcome.map_err(|error| match error.kind() {
             Kind::Exists => taken(&self.store, &key),
             _ => error,
         })?;

@@ -11,6 +11,7 @@
 
 use std::io::Read;
 
+use super::payload::Payload;
 use super::store::Store;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
@@ -54,8 +55,8 @@ impl Store {
 
     fn probe(&self, key: &str) -> Result<Probed> {
         let absent = || vec![("if-none-match", "*".to_owned())];
-        self.put(key, b"first", absent())?;
-        let conditions = match self.put(key, b"second", absent()) {
+        self.put(key, Payload::Bytes(b"first"), absent())?;
+        let conditions = match self.put(key, Payload::Bytes(b"second"), absent()) {
             Ok(_) => false,
             Err(error) if error.kind() == Kind::Exists => true,
             Err(error) => return Err(error),

@@ -92,6 +92,24 @@ pub fn encode(text: &str, keep: &str) -> String {
     encoded
 }
 
+/// A SHA-256 that grows.
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    pub fn new() -> Sha256 {
+        Sha256(digest::Context::new(&digest::SHA256))
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// In hexadecimal.
+    pub fn finish(self) -> String {
+        hex(self.0.finish().as_ref())
+    }
+}
+
 /// Hexadecimal SHA-256.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())

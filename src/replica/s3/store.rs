@@ -10,7 +10,8 @@ use super::Session;
 use super::answer::{self, Fault, Listed};
 use super::endpoint::Endpoint;
 use super::http::Answer;
-use super::sign::{self, Request, sha256};
+use super::payload::Payload;
+use super::sign::{self, Request};
 use crate::clock::{self, Deadline};
 use crate::error::{Error, Kind, Result};
 use crate::types::Timestamp;
@@ -34,7 +35,6 @@ struct Call<'a> {
     key: &'a str,
     query: &'a [(&'a str, &'a str)],
     headers: Vec<(&'static str, String)>,
-    body: &'a [u8],
 }
 
 impl Store {
@@ -42,8 +42,8 @@ impl Store {
     ///
     /// # Errors
     /// `Exists` when a condition does not hold; `Busy` to be tried later; `Io` when no answer came.
-    pub fn put(&self, key: &str, body: &[u8], headers: Vec<(&'static str, String)>) -> Result<Answer> {
-        self.call(&Call { method: "PUT", key, query: &[], headers, body })
+    pub fn put(&self, key: &str, body: Payload<'_>, headers: Vec<(&'static str, String)>) -> Result<Answer> {
+        self.send(&Call { method: "PUT", key, query: &[], headers }, body)
     }
 
     /// The bytes from `offset` on, of exactly the object with this ETag.
@@ -52,7 +52,7 @@ impl Store {
     /// `NotFound` when the key is free, `Exists` when it holds another object.
     pub fn get(&self, key: &str, etag: &str, offset: u64) -> Result<Answer> {
         let headers = vec![("if-match", etag.to_owned()), ("range", format!("bytes={offset}-"))];
-        self.call(&Call { method: "GET", key, query: &[], headers, body: &[] })
+        self.call(&Call { method: "GET", key, query: &[], headers })
     }
 
     /// What the store says of an object; `None` when the key is free.
@@ -60,7 +60,7 @@ impl Store {
     /// # Errors
     /// As the store refuses.
     pub fn head(&self, key: &str) -> Result<Option<Answer>> {
-        match self.call(&Call { method: "HEAD", key, query: &[], headers: vec![], body: &[] }) {
+        match self.call(&Call { method: "HEAD", key, query: &[], headers: vec![] }) {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             other => other.map(Some),
         }
@@ -72,7 +72,7 @@ impl Store {
     /// `NotFound` or `Exists` when the key is free, by the store's taste; `Exists` when it holds another object.
     pub fn delete(&self, key: &str, etag: &str) -> Result<()> {
         let headers = vec![("if-match", etag.to_owned())];
-        self.call(&Call { method: "DELETE", key, query: &[], headers, body: &[] }).map(drop)
+        self.call(&Call { method: "DELETE", key, query: &[], headers }).map(drop)
     }
 
     /// Every object whose key begins so, in the store's order, and the store's clock when it began.
@@ -85,7 +85,7 @@ impl Store {
         for _ in 0..PAGES_MAX {
             let mut query = vec![("list-type", "2"), ("prefix", prefix)];
             query.extend(next.as_deref().map(|token| ("continuation-token", token)));
-            let call = Call { method: "GET", key: "", query: &query, headers: vec![], body: &[] };
+            let call = Call { method: "GET", key: "", query: &query, headers: vec![] };
             let answer = self.call(&call)?;
             began = began.or_else(|| answer.date());
             let page = answer::listing(&answer.text()?)?;
@@ -103,7 +103,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn begin_parts(&self, key: &str, headers: Vec<(&'static str, String)>) -> Result<String> {
-        let call = Call { method: "POST", key, query: &[("uploads", "")], headers, body: &[] };
+        let call = Call { method: "POST", key, query: &[("uploads", "")], headers };
         let text = self.call(&call)?.text()?;
         answer::element(&text, "UploadId")
             .ok_or_else(|| Error::corrupt(format!("{self}/{key}: the store names no upload")))
@@ -113,10 +113,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::put`].
-    pub fn put_part(&self, key: &str, upload: &str, number: u32, body: &[u8]) -> Result<String> {
+    pub fn put_part(&self, key: &str, upload: &str, number: u32, body: Payload<'_>) -> Result<String> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", upload)];
-        let answer = self.call(&Call { method: "PUT", key, query: &query, headers: vec![], body })?;
+        let answer = self.send(&Call { method: "PUT", key, query: &query, headers: vec![] }, body)?;
         let etag = answer.header("etag").map(str::to_owned);
         etag.ok_or_else(|| Error::corrupt(format!("{self}/{key}: the store names no ETag for a part")))
     }
@@ -139,9 +139,9 @@ impl Store {
         }
         xml.push_str("</CompleteMultipartUpload>");
         let query = [("uploadId", upload)];
-        let call = Call { method: "POST", key, query: &query, headers, body: xml.as_bytes() };
+        let call = Call { method: "POST", key, query: &query, headers };
         // A store that keeps the connection alive while it works has said 200 before it knew.
-        let text = self.call(&call)?.text()?;
+        let text = self.send(&call, Payload::Bytes(xml.as_bytes()))?.text()?;
         let refusal = || self.refusal(&call, 200, &answer::fault(&text), &Hints::default());
         answer::element(&text, "ETag").ok_or_else(refusal)
     }
@@ -152,13 +152,17 @@ impl Store {
     /// As the store refuses; its parts then wait for the bucket's own cleaning.
     pub fn abort_parts(&self, key: &str, upload: &str) -> Result<()> {
         let query = [("uploadId", upload)];
-        self.call(&Call { method: "DELETE", key, query: &query, headers: vec![], body: &[] }).map(drop)
+        self.call(&Call { method: "DELETE", key, query: &query, headers: vec![] }).map(drop)
     }
 
     fn call(&self, call: &Call<'_>) -> Result<Answer> {
+        self.send(call, Payload::Bytes(&[]))
+    }
+
+    fn send(&self, call: &Call<'_>, mut body: Payload<'_>) -> Result<Answer> {
         let keys = self.session.credentials.keys(&self.session.http)?;
         let path = self.endpoint.path(call.key);
-        let (host, body_sha256) = (self.endpoint.host(), &sha256(call.body));
+        let (host, body_sha256) = (self.endpoint.host(), &body.sha256()?);
         let request = Request {
             method: call.method,
             host,
@@ -171,7 +175,7 @@ impl Store {
         headers.extend(sign::sign(&request, &keys, &self.region, clock::now()));
         let url = self.endpoint.url(&path, &sign::query(call.query));
         let within = self.deadline.map(Deadline::remaining);
-        let answer = self.session.http.send(call.method, &url, &headers, call.body, within)?;
+        let answer = self.session.http.send(call.method, &url, &headers, body, within)?;
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
