@@ -25,8 +25,8 @@ from s3_proxy import Proxy
 
 ROWS = 50_000
 LOG_MAX = 64 << 20
-# Named in the documents: a fixed part, and 8 bytes a page for the page checksums.
-MEMORY_FIXED = 16 << 20
+# As with a folder 16 MiB, and 8 MiB for HTTP and TLS on six threads; and 8 bytes a page for the page checksums.
+MEMORY_FIXED = 24 << 20
 STATE_BYTES = 1 << 20
 
 APPLICATION = """

@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::fs::Scratch;
 use crate::ltx::page_checksum;
 use crate::types::{Checksum, PageSize, Pgno};
 
 /// Bytes of pages kept in memory. A group of a busy writer is far smaller; a bulk load is not.
 pub const MEMORY_MAX: usize = 8 << 20;
 
-/// A multiple of every page size, large enough to go back to the system when it is freed.
+/// A multiple of every page size.
 const BLOCK: usize = 256 << 10;
 /// The first block grows: most groups are a few pages.
 const FIRST_BLOCK: usize = 16 << 10;
@@ -24,9 +25,10 @@ pub struct PageBuffer {
     /// Pages that are as the base knows them are kept too.
     keeps_all: bool,
     index: BTreeMap<Pgno, (u32, Checksum)>,
-    /// Blocks of [`BLOCK`] bytes, each allocated when it is needed: growing one vector would copy it and hold both.
-    /// Only the first may be shorter.
-    memory: Vec<Vec<u8>>,
+    /// The first block.
+    first: Vec<u8>,
+    /// Further blocks, each made when it is needed: growing one vector would copy it and hold both.
+    more: Vec<Scratch>,
     memory_slots: u32,
     slots: u32,
     folder: PathBuf,
@@ -40,7 +42,8 @@ impl PageBuffer {
             page_size,
             keeps_all: false,
             index: BTreeMap::new(),
-            memory: Vec::new(),
+            first: Vec::new(),
+            more: Vec::new(),
             memory_slots: (MEMORY_MAX / page_size.bytes()) as u32,
             slots: 0,
             folder: folder.to_owned(),
@@ -113,7 +116,8 @@ impl PageBuffer {
         let (slot, _) = *self.index.get(&pgno).expect("BUG: read of a page that was not collected");
         if slot < self.memory_slots {
             let (block, range) = self.place(slot);
-            out.copy_from_slice(&self.memory[block][range]);
+            let memory = if block == 0 { &self.first[..] } else { &self.more[block - 1][..] };
+            out.copy_from_slice(&memory[range]);
             return Ok(());
         }
         let spool = self.spool.as_ref().expect("BUG: a slot past memory without a spool");
@@ -125,15 +129,16 @@ impl PageBuffer {
     fn put(&mut self, slot: u32, data: &[u8]) -> Result<()> {
         if slot < self.memory_slots {
             let (block, range) = self.place(slot);
-            if self.memory.len() == block {
-                let first = if block == 0 { FIRST_BLOCK } else { BLOCK };
-                self.memory.push(Vec::with_capacity(first));
-            }
-            let memory = &mut self.memory[block];
-            if range.start == memory.len() {
-                memory.extend_from_slice(data);
+            if block > 0 {
+                if self.more.len() < block {
+                    self.more.push(Scratch::new(BLOCK)?);
+                }
+                self.more[block - 1][range].copy_from_slice(data);
+            } else if range.start == self.first.len() {
+                self.first.reserve(if range.start == 0 { FIRST_BLOCK } else { 0 });
+                self.first.extend_from_slice(data);
             } else {
-                memory[range].copy_from_slice(data);
+                self.first[range].copy_from_slice(data);
             }
             return Ok(());
         }

@@ -5,13 +5,14 @@
 //! host with SIGBUS. For the same reason no process may ever shorten such a file. Source: mmap(2), posix_fallocate(3).
 
 use std::fs::{File, OpenOptions};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 const WORDS_PER_MEMORY_PAGE: usize = 4096 / 8;
 
@@ -134,6 +135,59 @@ fn map(file: &File, path: &Path, len_words: usize) -> Result<NonNull<AtomicU64>>
         return Err(Error::io("map", path, std::io::Error::last_os_error()));
     }
     Ok(NonNull::new(memory).expect("BUG: mmap answers no NULL").cast())
+}
+
+/// Memory of its own that goes back to the system when it is dropped. What several threads allocate and free in turn
+/// otherwise stays with each of them, in the allocator's arenas.
+pub struct Scratch {
+    bytes: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: owned memory, reached through `&self` for reading and `&mut self` for writing only.
+unsafe impl Send for Scratch {}
+// SAFETY: as above.
+unsafe impl Sync for Scratch {}
+
+impl Scratch {
+    /// Zeroed.
+    ///
+    /// # Errors
+    /// `Full` when there is no memory.
+    pub fn new(len: usize) -> Result<Scratch> {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: mmap(2): a new mapping, at no place in particular.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if memory == libc::MAP_FAILED {
+            let why = std::io::Error::last_os_error();
+            return Err(Error::new(Kind::Full, format!("cannot allocate {len} bytes: {why}")));
+        }
+        let bytes = NonNull::new(memory.cast()).expect("BUG: a mapping at address 0");
+        Ok(Scratch { bytes, len })
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped with this length until drop.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and reached through nothing else.
+        unsafe { std::slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: munmap(2) of what `new` mapped, once.
+        unsafe { libc::munmap(self.bytes.as_ptr().cast(), self.len) };
+    }
 }
 
 #[cfg(test)]

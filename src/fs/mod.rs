@@ -1,5 +1,5 @@
 //! The one owner of what makes bytes last and keeps processes apart: fsync, names that appear whole, folders,
-//! file locks, shared mappings.
+//! file locks, mappings.
 
 pub mod durable;
 pub mod lock;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-pub use crate::ffi::map::SharedMap;
+pub use crate::ffi::map::{Scratch, SharedMap};
 pub use lock::LockFile;
 pub use stat::FileStat;
 
