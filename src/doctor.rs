@@ -99,11 +99,13 @@ impl Exam<'_> {
     }
 
     fn create_again(&self, first: &FileInfo) -> Result<Finding> {
+        const IGNORED: &str = "the store takes a second create of one name: run one writer only";
+        if self.client.is_single_writer() {
+            // Tried out at the first create; from then on a look goes before each, and would hide it here.
+            return Ok(finding(CREATE_AGAIN, Verdict::Bad, IGNORED));
+        }
         match self.create(1, b"second") {
-            Ok(_) => {
-                let why = "a second create of one name succeeded: run one writer only";
-                return Ok(finding(CREATE_AGAIN, Verdict::Bad, why));
-            }
+            Ok(_) => return Ok(finding(CREATE_AGAIN, Verdict::Bad, IGNORED)),
             Err(error) if error.kind() != Kind::Exists => return Err(error),
             Err(_) => {}
         }
