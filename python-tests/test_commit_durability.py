@@ -225,3 +225,43 @@ def test_an_empty_transaction_waits_for_nobody(loaded, tmp_path, replica):
     c.execute("BEGIN IMMEDIATE")
     c.execute("COMMIT")
     c.execute("SELECT * FROM t")
+
+
+WRITER = """
+import sqlite3, sys
+extension, uri, first, count = sys.argv[1:]
+loader = sqlite3.connect(":memory:"); loader.enable_load_extension(True); loader.load_extension(extension)
+c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60)
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(int(first), int(first) + int(count)):
+    c.execute("INSERT INTO t VALUES (?)", (n,))
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("victim", [None, 0, 1])
+def test_processes_share_groups_and_one_that_dies_holds_up_nobody(loaded, process, tmp_path, replica, victim):
+    url, count = f"file://{replica}", 60
+    c = connect(tmp_path / "app.db", url)
+    c.execute("PRAGMA journal_mode=WAL")
+    c.execute("CREATE TABLE t(x)")
+    uri = f"file:{tmp_path}/app.db?vfs=replvfs&replica={url}&replica_durability=commit"
+    writers = [
+        process(WRITER, harness.EXTENSION.with_suffix(""), uri, number * 1000, count) for number in range(3)
+    ]
+    for writer in writers:
+        assert writer.line() == "ready"
+    for writer in writers:
+        writer.tell("go")
+    acknowledged = []
+    if victim is not None:
+        for _ in range(10):
+            acknowledged.append(int(writers[victim].line()))
+        writers[victim].kill()
+    for writer in writers:
+        while (line := writer.line()) is not None:
+            acknowledged.append(int(line))
+    assert len(acknowledged) >= count * (3 if victim is None else 2)
+    rows = rows_in(loaded, url, tmp_path / "r.db")
+    assert set(acknowledged) <= set(rows) and len(rows) == len(set(rows))

@@ -5,6 +5,8 @@
 //! rollback   journal gone, EXCLUSIVE held            -> the same; the worker reads under our lock     others wait
 //! ```
 //!
+//! Other processes wait for positions of the WAL in the state page: who uploads says up to where all is acknowledged.
+//!
 //! Who waits together shares an upload: a group begins when the one before is acknowledged, after a short gathering of
 //! those who were let go by it ([`super::sync::Tickets::gather`]).
 //!
@@ -21,6 +23,7 @@ use super::followed::Database;
 use crate::clock::Deadline;
 use crate::config::Durability;
 use crate::error::{Error, Kind};
+use crate::sqlite::wal_index::Salts;
 
 /// Committers in a rollback mode that wait, holding EXCLUSIVE: as long as one stands, the file is one commit.
 #[derive(Default)]
@@ -61,14 +64,23 @@ impl Database {
         self.settings.durability == Durability::Commit
     }
 
-    /// Waits until what this thread has just committed is in the home replica. `frames`: of the WAL, 0 without one.
+    /// Waits until what this thread has just committed is in the home replica. `frames`: of the WAL, 0
+    /// without one; `position`: its end after the commit, if that could be read.
     ///
     /// # Errors
     /// `Busy` when the time is up: it is still sent, in order. `Fenced` when it never will be.
-    pub fn wait_for_commit(self: &Arc<Self>, frames: u32) -> Result<(), Error> {
+    pub fn wait_for_commit(
+        self: &Arc<Self>,
+        frames: u32,
+        position: Option<(Salts, u32)>,
+    ) -> Result<(), Error> {
         let timeout = self.settings.sync_timeout;
         let ticket = self.ask_for_sync();
-        let waited = self.tickets.wait(ticket, Deadline::after(timeout));
+        let is_covered = || match (position, self.state.covered()) {
+            (Some((salts, frame)), Some((covered, upto))) => salts == covered && frame <= upto,
+            _ => false,
+        };
+        let waited = self.tickets.wait_or(ticket, Deadline::after(timeout), &is_covered);
         self.turn.after_you(frames);
         waited.map_err(|error| {
             let path = self.path.display();

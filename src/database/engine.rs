@@ -19,6 +19,7 @@ use crate::config::ReplicaUrl;
 use crate::error::Result;
 use crate::fs::LockFile;
 use crate::sqlite::header;
+use crate::sqlite::wal_index::Salts;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Recorded, Sealed};
 use crate::types::Txid;
@@ -132,6 +133,8 @@ impl Engine {
     ) -> Result<Cycle> {
         let Some(lock) = &self.lock else { return Ok(Cycle::Done) };
         if !lock.try_exclusive()? {
+            // Whoever has it may have acknowledged commits of ours.
+            db.tickets.nudge();
             return Ok(Cycle::Later(SOON));
         }
         let outcome = self.after_others(db, body);
@@ -163,7 +166,7 @@ impl Engine {
             if db.waits_for_replica() {
                 db.tickets.gather((self.put_took / 2).min(GATHER_MAX));
             }
-            let ticket = db.tickets.newest();
+            let look = Look::begin(db);
             self.send(db)?;
             if db.phase() == Phase::Fenced {
                 return self.acknowledge(db).map(|()| Cycle::Done);
@@ -179,7 +182,7 @@ impl Engine {
                 Ok(Collected::NotNow(why)) => {
                     db.state.set_open_txid(next);
                     self.acknowledge(db)?;
-                    return Ok(self.not_now(db, &why, ticket));
+                    return Ok(self.not_now(db, &why, look));
                 }
                 Err(error) => Err(error),
             };
@@ -188,7 +191,7 @@ impl Engine {
                 db.noted.settle();
                 db.healed();
                 self.acknowledge(db)?;
-                db.tickets.serve(ticket);
+                look.serve(db);
                 return Ok(Cycle::Done);
             };
             self.busy = 0;
@@ -213,7 +216,7 @@ impl Engine {
                 return Ok(if is_soon { Cycle::Stored } else { Cycle::Later(pause) });
             }
             self.acknowledge(db)?;
-            db.tickets.serve(ticket);
+            look.serve(db);
             if !more {
                 return Ok(Cycle::Done);
             }
@@ -221,10 +224,10 @@ impl Engine {
         Ok(Cycle::Later(SOON))
     }
 
-    fn not_now(&mut self, db: &Database, why: &NotNow, ticket: u64) -> Cycle {
+    fn not_now(&mut self, db: &Database, why: &NotNow, look: Look) -> Cycle {
         match why {
             NotNow::Empty => {
-                db.tickets.serve(ticket);
+                look.serve(db);
                 Cycle::Done
             }
             NotNow::Busy => {
@@ -372,6 +375,28 @@ impl Engine {
         db.set_page_size(shape.page_size);
         self.groups.add(sealed);
         Ok(Some(sealed))
+    }
+}
+
+/// What was committed before a look at the database began: once that is acknowledged, all of it is.
+#[derive(Clone, Copy)]
+struct Look {
+    ticket: u64,
+    /// For those who wait in other processes.
+    position: Option<(Salts, u32)>,
+}
+
+impl Look {
+    fn begin(db: &Database) -> Look {
+        let position = db.connections.mapped().and_then(|wal| wal.position());
+        Look { ticket: db.tickets.newest(), position }
+    }
+
+    fn serve(self, db: &Database) {
+        if db.waits_for_replica() {
+            db.state.set_covered(self.position);
+        }
+        db.tickets.serve(self.ticket);
     }
 }
 

@@ -240,6 +240,7 @@ impl Prepared {
             state.set_boot(boot_id()?);
             state.set_writer(random_number()?);
             state.set_log_durable(None);
+            state.set_covered(None);
             state.sync()?;
             while !self.users.try_shared()? {}
         }

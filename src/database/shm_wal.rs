@@ -7,7 +7,7 @@
 use crate::capture::WalView;
 use crate::ffi::hooks::{ConnectionFile, ShmRegion, ShmView};
 use crate::lock::{Mutex, RwLock};
-use crate::sqlite::wal_index::{self, Header, Regions};
+use crate::sqlite::wal_index::{self, Header, Regions, Salts};
 use crate::types::Pgno;
 
 pub struct ShmWal {
@@ -56,6 +56,11 @@ impl ShmWal {
     /// The regions that list the frames up to `frame`.
     fn regions_for(&self, frame: u32) -> Option<Vec<ShmRegion>> {
         (0..wal_index::regions_for(frame)).map(|at| self.region(at)).collect()
+    }
+
+    /// Salts and last frame, to be compared with other positions: both of one moment, or none while somebody commits.
+    pub fn position(&self) -> Option<(Salts, u32)> {
+        self.header().map(|header| (header.salts, header.mx_frame))
     }
 
     /// Salts and last frame as they are this moment, unchecked: cheap enough for every commit.

@@ -86,11 +86,25 @@ impl Tickets {
         self.changed.notify_all();
     }
 
+    /// Has those who wait look whether another process has served them.
+    pub fn nudge(&self) {
+        let _served = self.served.lock();
+        self.changed.notify_all();
+    }
+
     /// # Errors
     /// `Busy` when the deadline passes first; `Fenced` with the reason when nothing more comes.
     pub fn wait(&self, ticket: u64, deadline: Deadline) -> Result<()> {
+        self.wait_or(ticket, deadline, &|| false)
+    }
+
+    /// As [`Tickets::wait`], or until `is_covered` says that another process has done it.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn wait_or(&self, ticket: u64, deadline: Deadline, is_covered: &dyn Fn() -> bool) -> Result<()> {
         let mut served = self.served.lock();
-        while served.upto < ticket {
+        while served.upto < ticket && !is_covered() {
             if let Some(reason) = &served.ended {
                 return Err(Error::fenced(reason.clone()));
             }

@@ -10,7 +10,7 @@
 //!     13      newest group that was made durable in the log    14       frames of word 3's cycle that were seen
 //!     15      newest txid whose state is on disk in the database file
 //!     16..22  clean mark (below)
-//!     24..27  acknowledged txid of each replica
+//!     24..27  acknowledged txid of each replica         28, 29   WAL position up to which all is acknowledged
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
 //! ```
 //!
@@ -48,6 +48,8 @@ const SYNCED: usize = 15;
 const CLEAN: usize = 16;
 const CLEAN_LEN: usize = 6;
 const ACKNOWLEDGED: usize = 24;
+const COVERED_SALTS: usize = 28;
+const COVERED_FRAME: usize = 29;
 const PUSHED: usize = 32;
 const RING: usize = 64;
 const RING_ENTRY: usize = 3;
@@ -199,6 +201,26 @@ impl State {
         self.set(SYNCED, txid.map_or(0, Txid::get));
     }
 
+    /// A position of the WAL, salts and frame, of which every commit up to it is acknowledged by the home replica.
+    /// Frames of other salts do not compare. Good only while somebody has the database open: what a crash cuts off the
+    /// WAL is written anew with the same salts.
+    pub fn covered(&self) -> Option<(Salts, u32)> {
+        let salts = self.get(COVERED_SALTS);
+        let frame = self.get(COVERED_FRAME) as u32;
+        // Between the two words another one may have been stored: then the salts have changed, or there is no frame yet.
+        (frame != 0 && self.get(COVERED_SALTS) == salts).then_some((salts, frame))
+    }
+
+    /// Only under the capture lock, or alone.
+    pub fn set_covered(&self, position: Option<(Salts, u32)>) {
+        let (salts, frame) = position.unwrap_or((0, 0));
+        if self.get(COVERED_SALTS) != salts {
+            self.set(COVERED_FRAME, 0);
+            self.set(COVERED_SALTS, salts);
+        }
+        self.set(COVERED_FRAME, u64::from(frame));
+    }
+
     /// Newest txid that the replica `index` (0: home) is known to have, durable; `None`: none.
     pub fn acknowledged(&self, index: usize) -> Option<Txid> {
         Txid::new(self.get(ACKNOWLEDGED + index))
@@ -319,6 +341,21 @@ mod tests {
         state.set_clean(Some(&stat));
         state.set_clean(None);
         assert_eq!(state.clean(), None);
+    }
+
+    #[test]
+    fn covered_position_is_whole_or_none() {
+        let dir = Folder::new();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        assert_eq!(state.covered(), None);
+        state.set_covered(Some((7, 3)));
+        state.set_covered(Some((7, 5)));
+        assert_eq!(state.covered(), Some((7, 5)));
+        state.set(COVERED_FRAME, 0);
+        state.set(COVERED_SALTS, 8);
+        assert_eq!(state.covered(), None, "in the middle of a change");
+        state.set_covered(None);
+        assert_eq!(state.covered(), None);
     }
 
     #[test]

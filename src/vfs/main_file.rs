@@ -37,6 +37,8 @@ const READERS: (i32, i32) = (4, 4);
 const CHECKPOINT: i32 = 1;
 const RESERVED: i32 = 2;
 const EXCLUSIVE: i32 = 4;
+/// Reads of the end of the WAL until one falls between two commits.
+const POSITION_TRIES: u32 = 16;
 /// Writes of one transaction that are remembered to be noted again at its commit; beyond that, every page is.
 const WRITES_MAX: usize = 1 << 16;
 
@@ -147,11 +149,13 @@ impl MainFile {
     fn wait_for_replica(&self, in_wal_mode: bool) -> Result<(), NotAcknowledged> {
         let _stand = (!in_wal_mode).then(|| self.db.standing.stand());
         let frames = self.wal.glance().map_or(0, |(_, _, frames)| frames);
+        // Somebody who commits this moment hides it; then the worker of this process says when it is over.
+        let position = (0..POSITION_TRIES).find_map(|_| self.wal.position());
         if frames > FRAMES_LONG {
             // What hinders it costs disk, no more.
             let _ = self.file.release_read_mark();
         }
-        self.db.wait_for_commit(frames).map_err(|error| NotAcknowledged(error.to_string()))
+        self.db.wait_for_commit(frames, position).map_err(|error| NotAcknowledged(error.to_string()))
     }
 
     /// Whether this write can be undone from a journal on disk.
