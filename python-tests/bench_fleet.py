@@ -2,6 +2,8 @@
 
     python bench_fleet.py [--small] [--count N] [--seconds S] [--idle S] [--without WHO] [--folder DIR] [--json FILE]
 
+`bucket` is the extension with a replica in a bucket of bench_store.py, whose puts take 50 ms.
+
 Each contestant gets a fresh folder with one replica folder a database, and the same application (bench_fleet.c): it opens
 the fleet, commits in turn for S seconds, is idle, and closes. CPU is that of threads: of the application's own, which
 executes SQL, and of all others in its process, or of litestream's process. Memory is the peak above that of the
@@ -20,13 +22,16 @@ import struct
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import harness
 
+PUT_MS = 50
 TICKS = os.sysconf("SC_CLK_TCK")
 WAIT = 600
+CONTESTANTS = ["plain", "ours", "bucket", "litestream"]
 
 
 class Bench:
@@ -43,12 +48,13 @@ class Bench:
         folder = self.folder / who
         (folder / "db").mkdir(parents=True)
         os.sync()
-        arguments = ["-", "-", ""]
-        if who == "ours":
-            arguments = [harness.EXTENSION, f"file://{folder}/replica", self.options.uri]
-        command = [self.program, "host", folder, self.options.count, self.options.seconds, self.options.idle]
-        with harness.Process([*command, *arguments]) as host:
-            return getattr(self, who)(folder, host)
+        return getattr(self, who)(folder)
+
+    def host(self, folder, replica=None, **environment):
+        options = self.options
+        with_extension = [harness.EXTENSION, replica, options.uri] if replica else ["-", "-", ""]
+        command = [self.program, "host", folder, options.count, options.seconds, options.idle, *with_extension]
+        return harness.Process(command, env=harness.clean_environment(**environment))
 
     def phases(self, host, *names):
         figures = {}
@@ -59,19 +65,55 @@ class Bench:
             figures[name] = json.loads(line)
         return figures
 
-    def plain(self, folder, host):
-        return self.phases(host, "open", "run", "idle", "close")
+    def plain(self, folder):
+        with self.host(folder) as host:
+            return self.phases(host, "open", "run", "idle", "close")
 
-    def ours(self, folder, host):
-        figures = self.phases(host, "open")
-        with Watch(self, folder) as watch:
-            figures |= self.phases(host, "run", "idle")
-            lags = watch.lags()
-        figures |= self.phases(host, "close")
+    def ours(self, folder):
+        with self.host(folder, f"file://{folder}/replica") as host:
+            figures = self.phases(host, "open")
+            with Watch(self, folder) as watch:
+                figures |= self.phases(host, "run", "idle")
+                lags = watch.lags()
+            figures |= self.phases(host, "close")
         restore = lambda n, path: [harness.CLI, "restore", f"file://{folder}/replica/{n:04d}", path]
         return figures | {"lags": lags, "restored": self.verify(folder, restore)}
 
-    def litestream(self, folder, host):
+    def bucket(self, folder):
+        """The store is in memory and in a process of its own."""
+        with harness.Process([harness.PYTHON, Path(__file__).with_name("bench_store.py"), PUT_MS]) as store:
+            endpoint = store.line()
+            ask = lambda what: urllib.request.urlopen(f"{endpoint}/{what}", timeout=WAIT).read().decode()
+            settings = {
+                "AWS_ACCESS_KEY_ID": "id",
+                "AWS_SECRET_ACCESS_KEY": "secret",
+                "AWS_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL_S3": endpoint,
+                "AWS_EC2_METADATA_DISABLED": "true",
+            }
+            with self.host(folder, "s3://bkt/fleet", **settings) as host:
+                figures = self.phases(host, "open")
+                figures["open"]["requests"] = ask("counts")
+                figures |= self.phases(host, "run")
+                figures["run"]["requests"] = ask("counts")
+                figures |= self.phases(host, "idle")
+                figures["idle"]["requests"] = ask("counts")
+                appeared = [[] for _ in range(self.options.count)]
+                for line in ask("puts").splitlines():
+                    key, at, made = line.split()
+                    if key.startswith("fleet/"):
+                        appeared[int(key.split("/")[1])].append((int(at), int(made) * 1_000_000))
+                lags = lags_of(folder, appeared)
+                figures |= self.phases(host, "close")
+            restore = lambda n, path: [harness.CLI, "restore", f"s3://bkt/fleet/{n:04d}", path]
+            restored = self.verify(folder, restore, **settings)
+        return figures | {"lags": lags, "restored": restored}
+
+    def litestream(self, folder):
+        with self.host(folder) as host:
+            return self.beside(folder, host)
+
+    def beside(self, folder, host):
         figures = self.phases(host, "open")
         config = folder / "litestream.yml"
         config.write_text(json.dumps({"dbs": [self.configured(folder, n) for n in range(self.options.count)]}))
@@ -119,13 +161,13 @@ class Bench:
             for n, at in newest.items()
         )
 
-    def verify(self, folder, restore):
+    def verify(self, folder, restore, **environment):
         """How many replicas restore to the rows of their database."""
         (folder / "restored").mkdir()
 
         def same(n):
             path = folder / "restored" / f"{n:04d}.db"
-            harness.run(restore(n, path))
+            harness.run(restore(n, path), env=harness.clean_environment(**environment))
             return rows(path) == rows(folder / "db" / f"{n:04d}.db")
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -211,6 +253,7 @@ def line_of(who, all_figures):
         f"{every[len(every) // 2]:.0f} {every[len(every) * 99 // 100]:.0f} {every[-1]:.0f}" if every else "-",
         f"{means[0]:.0f} {means[len(means) // 2]:.0f} {means[-1]:.0f}" if means else "-",
         f"{idle['worker_cpu'] / idle['seconds'] * 100:.2f} %, {idle['switches'] / idle['seconds']:.1f}/s",
+        f"{idle.get('requests') or '0'}; {run['requests']}" if "requests" in run else "-",
         f"{figures['open'].get('opening_seconds', 0):.1f} {figures['close']['seconds']:.1f}",
         f"{figures['restored']}" + (f" ({missing} commits unseen)" if missing else "") if "restored" in figures else "-",
     ]
@@ -229,6 +272,7 @@ HEADER = [
     "lag ms p50 p99 max",
     "database's mean lag: least median most",
     "idle CPU, wakes",
+    "requests idle, running",
     "open, close s",
     "restored",
 ]
@@ -241,7 +285,7 @@ def arguments():
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--idle", type=float)
     parser.add_argument("--uri", default="", help="further options of the database's URI, as &replica_interval=0")
-    parser.add_argument("--without", action="append", default=[], choices=["plain", "ours", "litestream"])
+    parser.add_argument("--without", action="append", default=[], choices=CONTESTANTS)
     parser.add_argument("--folder", type=Path, default=harness.TARGET / "bench")
     parser.add_argument("--json", type=Path, help="every figure of every run")
     options = parser.parse_args()
@@ -257,14 +301,14 @@ def main():
     everything = {}
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
         bench = Bench(Path(folder), options)
-        for who in ("plain", "ours", "litestream"):
+        for who in CONTESTANTS:
             if who not in options.without:
                 print(f"{who} ...", end="\r", file=sys.stderr, flush=True)
                 everything[who] = bench.one(who)
     print(f"{options.count} databases, {options.seconds:g} s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     table = [HEADER, *(line_of(who, everything) for who in everything)]
     for row in zip(*table):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, [40] + [30] * (len(table) - 1))) + " |")
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, [40] + [26] * (len(table) - 1))) + " |")
     if options.json:
         options.json.write_text(json.dumps(everything, indent=1))
     if any("restored" in figures and figures["restored"] != options.count for figures in everything.values()):

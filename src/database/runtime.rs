@@ -139,7 +139,7 @@ impl Runtime {
         }
         let inode = |path: &Path| FileStat::of(path).ok().map(|s| (s.device, s.inode));
         let own = inode(path);
-        let open = table.open.keys().map(|path| (path, inode(path)));
+        let open = table.open.values().map(|open| (&open.path, Some(open.state.file_id())));
         let mut others = open.chain(table.opening.iter().map(|(path, inode)| (path, *inode)));
         if let Some((twin, _)) = others.find(|(_, other)| own.is_some() && *other == own) {
             return Err(Error::invalid(format!(
