@@ -173,10 +173,10 @@ impl Database {
     }
 
     /// Has the worker run this database at `at`. One run is due at a time: where one is, it stays, or with `instead`
-    /// this one takes its place.
+    /// this one takes its place. Who wants it now keeps the place in the queue of one that is overdue.
     pub(super) fn schedule(self: &Arc<Self>, at: Instant, instead: bool) {
         let mut due = self.due.lock();
-        if due.is_some() && !instead {
+        if due.is_some_and(|due| !instead || stays(due, at, Instant::now())) {
             return;
         }
         *due = Some(at);
@@ -540,6 +540,11 @@ impl Database {
     }
 }
 
+/// Whether a run that is due at `due` stays although one is wanted at `at`: that would be later, and no pause is meant.
+fn stays(due: Instant, at: Instant, now: Instant) -> bool {
+    due <= at && at <= now
+}
+
 /// The page that a write covers. `None`: it is not one page of this size. SQLite writes whole pages, so the page size
 /// is changing, and what the known one would call page 7 may be another page of the next group.
 fn written_page(offset: u64, len: usize, size: PageSize) -> Option<Pgno> {
@@ -552,6 +557,15 @@ fn written_page(offset: u64, len: usize, size: PageSize) -> Option<Pgno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_in_an_overdue_database_does_not_lose_its_place() {
+        let due = Instant::now();
+        let ms = |n| due + Duration::from_millis(n);
+        assert!(stays(due, ms(5), ms(5)), "overdue");
+        assert!(!stays(ms(9), ms(5), ms(5)), "not due yet: now is earlier");
+        assert!(!stays(due, ms(55), ms(5)), "a pause after a failure");
+    }
 
     #[test]
     fn write_in_another_page_size_than_the_known_one_is_no_page() {
