@@ -20,7 +20,7 @@ pub fn version(_: &Call<'_>) -> Result<Value> {
 /// `replica_debug()`: what a bug report needs.
 pub fn debug(call: &Call<'_>) -> Result<Value> {
     Ok(Value::from(format!(
-        "sqlitereplicate {} {} {}; SQLite {}; replicas: file; ltx: v3",
+        "sqlitereplicate {} {} {}; SQLite {}; replicas: file, s3; ltx: v3",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH,
