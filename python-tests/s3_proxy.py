@@ -133,17 +133,18 @@ class Proxy:
 
     `latency`: seconds that a request of a method takes at least, by method. `rate`: requests a second; what is beyond it
     is told to slow down. `ahead`: seconds by which the server's clock seems to be ahead. All of them, and `plan`, may be set
-    at any time. `applied` counts the faults by name, `requests`
-    the methods, `unanswered` the puts that the server did and nobody was told of.
+    at any time. `applied` counts the faults by name, `requests` the methods, `times` how often each method and target came,
+    `unanswered` the puts that the server did and nobody was told of, `under_way` what is not answered yet.
     """
 
     def __init__(self, server, plan=None, latency=None, rate=None, silence=40):
         self.plan, self.latency, self.rate, self.silence, self.ahead = plan, latency or {}, rate, silence, 0
         self.applied, self.requests, self.unanswered = collections.Counter(), collections.Counter(), 0
+        self.under_way = 0
         parts = urllib.parse.urlsplit(server.endpoint)
         assert parts.scheme == "http"
         self._server = (parts.hostname, parts.port)
-        self._lock, self._times, self._wires = threading.Lock(), collections.Counter(), set()
+        self._lock, self.times, self._wires = threading.Lock(), collections.Counter(), set()
         self._second, self._in_second = 0, 0
         proxy = self
 
@@ -208,6 +209,15 @@ class Proxy:
             wire.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             lines = [line for line in lines if not line.lower().startswith(b"expect:")]
         body = wire.exactly(int(headers.get(b"content-length", 0)))
+        with self._lock:
+            self.under_way += 1
+        try:
+            return self._answer(wire, upstream, lines, body, began)
+        finally:
+            with self._lock:
+                self.under_way -= 1
+
+    def _answer(self, wire, upstream, lines, body, began):
         method, target, _ = lines[0].decode().split(" ", 2)
         fault = self._decide(method, target, len(body))
         if fault == "reset":
@@ -237,8 +247,8 @@ class Proxy:
     def _decide(self, method, target, size):
         with self._lock:
             self.requests[method] += 1
-            request = Request(method, target, self._times[method, target], size)
-            self._times[method, target] += 1
+            request = Request(method, target, self.times[method, target], size)
+            self.times[method, target] += 1
             second = int(time.monotonic())
             self._in_second = self._in_second + 1 if second == self._second else 1
             self._second = second

@@ -198,3 +198,31 @@ def test_silence_ends_by_the_clients_own_patience(application, fault):
     assert app.sync() == txid + 1
     assert proxy.applied == {fault: 1}
     app.check(txid + 1)
+
+
+def test_group_that_is_stored_is_acknowledged_although_the_next_one_is_not(application):
+    app, proxy = application("moto")
+    txid = app.sync()
+    proxy.plan = lambda r: "reset" if r.method == "PUT" else None
+    app.write()
+    harness.wait_for(lambda: proxy.applied["reset"] > 0, "a put that failed")
+    app.write()
+    proxy.plan = lambda r: "reset" if r.key.endswith(f"-{txid + 2:016x}.ltx") else None
+    harness.wait_for(lambda: app.status()["acknowledged_txid"] == txid + 1, "the first of both")
+    harness.wait_for(lambda: app.status()["retries"] > 5, "attempts with the second")
+    (first,) = (times for (method, target), times in proxy.times.items() if method == "PUT" and f"-{txid + 1:016x}." in target)
+    assert first < proxy.applied["reset"], "what is stored is not put again with each of them"
+    proxy.plan = None
+    app.check(app.sync())
+
+
+def test_trial_of_a_store_goes_on_where_it_broke_off(application):
+    """Every request fails twice before it is answered: in a row they would never all come through."""
+    app, proxy = application("moto", lambda r: "cut" if r.times < 2 else None)
+    app.write()
+    txid = app.sync()
+    trials = {target for method, target in proxy.times if "/probe-" in target}
+    assert len(trials) == 1, trials
+    listed = app.near.server.client().list_objects_v2(Bucket="bkt", Prefix=app.near.prefix)["Contents"]
+    assert all(found["Key"].endswith(".ltx") for found in listed), "nothing is left of it"
+    app.check(txid)

@@ -41,7 +41,11 @@ impl Engine {
             return Ok(());
         }
         for txid in self.groups.after(self.stored.map(|s| s.txid).or(db.state.acknowledged(0))) {
-            if !self.send_home(db, txid)? {
+            let sent = self.send_home(db, txid);
+            if sent.is_err() {
+                self.acknowledge_stored(db);
+            }
+            if !sent? {
                 return Ok(());
             }
         }
@@ -59,6 +63,17 @@ impl Engine {
             make_durable(db, unsent)?;
         }
         reached
+    }
+
+    /// Acknowledges what is stored, although what comes after it is not: who waits for it need not wait for that, and
+    /// the next attempt need not begin with it.
+    fn acknowledge_stored(&mut self, db: &Database) {
+        // Should it not last, it is put again.
+        if let Some(stored) = self.stored.take()
+            && self.home().is_some_and(|home| home.make_durable().is_ok())
+        {
+            acknowledged(db, stored);
+        }
     }
 
     /// Makes what is stored last, and acknowledges it.

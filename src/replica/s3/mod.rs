@@ -40,7 +40,7 @@ use endpoint::Endpoint;
 use http::{Http, http_date};
 use object::Object;
 use payload::{Payload, SMALL_BYTES, unreadable};
-use probe::Probed;
+use probe::Known;
 use std::sync::Arc;
 use store::Store;
 
@@ -90,7 +90,7 @@ pub struct Session {
     http: Http,
     credentials: Credentials,
     // Guards what is known of each bucket; held while one is asked.
-    probed: Mutex<HashMap<String, Probed>>,
+    probed: Mutex<HashMap<String, Known>>,
 }
 
 impl Session {

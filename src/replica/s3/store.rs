@@ -1,10 +1,14 @@
-//! One bucket of a store: puts, gets, listings and deletes of objects by key, each signed, each tried once.
+//! One bucket of a store: puts, gets, listings and deletes of objects by key, each signed.
+//!
+//! What changes something is tried once: a repetition would be refused, and only who asked can tell what that means. A
+//! look is tried again a few times when it broke off quickly, or the store asks to slow down.
 //!
 //! What a refusal means is decided here, with what a person can do about it. Every request carries its length and the
 //! hash of its body, and none asks to be continued: every store that was tried accepts that.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use super::answer::{self, Fault, Listed};
@@ -18,6 +22,12 @@ use crate::types::Timestamp;
 
 /// Pages of one listing, 1,000 objects each.
 const PAGES_MAX: u32 = 100_000;
+/// How often a look is tried, and the pause after the first failure, which each further one doubles.
+const LOOKS_MAX: u32 = 4;
+const BROKE_OFF: Duration = Duration::from_millis(50);
+const ASKED_TO_WAIT: Duration = Duration::from_millis(200);
+/// What failed after a longer time is not tried again here: whoever waits has waited long enough.
+const QUICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Store {
@@ -52,7 +62,8 @@ impl Store {
     /// `NotFound` when the key is free, `Exists` when it holds another object.
     pub fn get(&self, key: &str, etag: &str, offset: u64) -> Result<Answer> {
         let headers = vec![("if-match", etag.to_owned()), ("range", format!("bytes={offset}-"))];
-        self.call(&Call { method: "GET", key, query: &[], headers })
+        let call = Call { method: "GET", key, query: &[], headers };
+        self.looked(|| self.call(&call))
     }
 
     /// What the store says of an object; `None` when the key is free.
@@ -60,7 +71,8 @@ impl Store {
     /// # Errors
     /// As the store refuses.
     pub fn head(&self, key: &str) -> Result<Option<Answer>> {
-        match self.call(&Call { method: "HEAD", key, query: &[], headers: vec![] }) {
+        let call = Call { method: "HEAD", key, query: &[], headers: vec![] };
+        match self.looked(|| self.call(&call)) {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             other => other.map(Some),
         }
@@ -86,9 +98,12 @@ impl Store {
             let mut query = vec![("list-type", "2"), ("prefix", prefix)];
             query.extend(next.as_deref().map(|token| ("continuation-token", token)));
             let call = Call { method: "GET", key: "", query: &query, headers: vec![] };
-            let answer = self.call(&call)?;
-            began = began.or_else(|| answer.date());
-            let page = answer::listing(&answer.text()?)?;
+            let (date, text) = self.looked(|| {
+                let answer = self.call(&call)?;
+                Ok((answer.date(), answer.text()?))
+            })?;
+            began = began.or(date);
+            let page = answer::listing(&text)?;
             objects.extend(page.objects);
             next = page.next;
             if next.is_none() {
@@ -96,6 +111,24 @@ impl Store {
             }
         }
         Err(Error::new(Kind::Io, format!("{self}/{prefix} has more than {PAGES_MAX} pages of objects")))
+    }
+
+    fn looked<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
+        for tries in 0.. {
+            let began = Instant::now();
+            let looked = look();
+            let pause = match &looked {
+                Err(error) if error.kind() == Kind::Io => BROKE_OFF,
+                Err(error) if error.kind() == Kind::Busy => ASKED_TO_WAIT,
+                _ => return looked,
+            } * (1 << tries);
+            let is_late = self.deadline.is_some_and(|deadline| deadline.remaining() <= pause);
+            if tries + 1 == LOOKS_MAX || began.elapsed() > QUICK || is_late {
+                return looked;
+            }
+            clock::pause(pause);
+        }
+        unreachable!("BUG: the last look returns")
     }
 
     /// Begins an object in parts; answers the upload's name.
