@@ -108,7 +108,7 @@ for line in sys.stdin:
 """
 
 
-@ANYWHERE
+@pytest.mark.parametrize("replica", ["folder", "moto"], indirect=True)
 def test_litestream_vfs_reads_while_we_write(database, replica, process):
     """Every state that it sees is one that was committed, and it sees the last."""
     c = connect(database, replica)
