@@ -202,16 +202,21 @@ def test_bucket_emptied_while_nobody_has_the_database_open_starts_over(database,
 
 
 @ON_MOTO
-def test_bucket_that_lost_a_part_of_its_history_is_told_until_it_is_whole(database, replica, process, extension):
+@pytest.mark.parametrize("is_open", [True, False])
+def test_bucket_that_lost_a_part_of_its_history_is_told_until_it_is_whole(database, replica, process, extension, is_open):
     """As a rule of the bucket does it that deletes what is old: no commit is acknowledged that nobody could restore."""
     with Proxy(replica.server) as proxy:
         app = Emptied(process, extension, database, replica, proxy)
         app.shell.finish()
-        app.open()
         first = databases.files(replica)[0].name
         data = replica.read(0, first)
-        replica.delete(0, first)
-        proxy.ahead = 160
+        if is_open:
+            app.open()
+            replica.delete(0, first)
+            proxy.ahead = 160
+        else:
+            replica.delete(0, first)
+            app.open()
         assert app.shell.ask("INSERT INTO t VALUES (1)") == []
         answer = app.shell.sync(1)
         assert isinstance(answer, str) and "files of the history" in answer and "were removed" in answer, answer

@@ -50,12 +50,19 @@ impl Head {
     /// # Errors
     /// `Corrupt` when the newest file is damaged; those of the store.
     pub fn of(client: &dyn Client) -> Result<Option<Head>> {
+        let files = client.list_all()?;
         let mut newest: Option<FileInfo> = None;
-        for file in client.list_all()? {
+        for &file in &files {
             // The lowest level wins among equals: its header is the one that names the txid alone.
             if newest.as_ref().is_none_or(|n| file.range.max > n.range.max) {
                 newest = Some(file);
             }
+        }
+        // A history with a hole is looked at again before anything is acknowledged that continues it.
+        if let Some(Identity::Stored { told_at, .. }) = newest.as_mut().map(|file| &mut file.identity)
+            && chain_to(&files, Target::Newest).is_err()
+        {
+            *told_at = None;
         }
         newest.map(|file| Ok(Head { header: header_of(client, &file)?, file })).transpose()
     }
