@@ -18,6 +18,9 @@ STEPS = [
     ("python-tests", PYTEST, {"LONG": "1"}),
     ("sqlite-tests", [sys.executable, "python-tests/sqlite_suite.py"], {}),
     ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
+    ("bench-wait", [sys.executable, "python-tests/bench_wait.py"], {}),
+    ("bench-offline", [sys.executable, "python-tests/bench_offline.py"], {}),
+    ("bench-fleet", [sys.executable, "python-tests/bench_fleet.py"], {}),
 ]
 
 

@@ -1,5 +1,6 @@
 """What a store honours is tried out before the first put, and a store that ignores conditions says so in the status."""
 
+import contextlib
 import sqlite3
 
 import harness
@@ -32,6 +33,22 @@ def writer(server, database, prefix, environment):
     return harness.Process(SCRIPT, harness.EXTENSION.with_suffix(""), uri, env=environment)
 
 
+@contextlib.contextmanager
+def two_copies(server, folder, prefix):
+    """Writers of a database and of a copy of it, log included, both open at the same end of one replica."""
+    environment = server.environment()
+    first, second = (folder / name for name in ("first", "second"))
+    first.mkdir()
+    with writer(server, first / "app.db", prefix, environment) as one:
+        one.tell("INSERT INTO t VALUES (1)")
+        assert one.line().startswith("home")
+        harness.run(["cp", "-a", first, second])
+        with writer(server, second / "app.db", prefix, environment) as two:
+            two.tell("SELECT 1")
+            assert two.line().startswith("home")
+            yield one, two
+
+
 @pytest.mark.parametrize("kind,role", [("weed", "home"), ("rclone", "home, single-writer")])
 def test_verdict_stands_in_the_status(kind, role, tmp_path):
     server = getattr(s3_servers, kind)(tmp_path)
@@ -57,21 +74,11 @@ def test_verdict_stands_in_the_status(kind, role, tmp_path):
 def test_second_writer_is_noticed_where_it_does_not_race_although_conditions_are_ignored(tmp_path):
     server = s3_servers.rclone(tmp_path)
     try:
-        environment = server.environment()
-        first, second = (tmp_path / name for name in ("first", "second"))
-        first.mkdir()
-        with writer(server, first / "app.db", "shared", environment) as one:
-            one.tell("INSERT INTO t VALUES (1)")
+        with two_copies(server, tmp_path, "shared") as (one, two):
+            one.tell("INSERT INTO t VALUES (2)")
             assert one.line().startswith("home, single-writer Live")
-            harness.run(["cp", "-a", first, second])
-            with writer(server, second / "app.db", "shared", environment) as two:
-                two.tell("SELECT 1")
-                assert two.line().startswith("home")
-                one.tell("INSERT INTO t VALUES (2)")
-                assert one.line().startswith("home, single-writer Live")
-                two.tell("INSERT INTO t VALUES (3)")
-                answer = two.until("Fenced")
-                assert "home" in answer
+            two.tell("INSERT INTO t VALUES (3)")
+            assert "home" in two.until("Fenced")
     finally:
         server.stop()
 
@@ -95,18 +102,10 @@ def test_large_group_goes_up_in_parts_and_its_name_is_still_created_once(kind, t
         mine, theirs = (sqlite3.connect(path).execute("SELECT * FROM t").fetchall() for path in (database, restored))
         assert mine == theirs and len(mine) == 1200
         # Two copies that go on with a large group each: one name, created once.
-        first, second = (tmp_path / name for name in ("first", "second"))
-        first.mkdir()
-        with writer(server, first / "app.db", "twice&replica_part_size=5MiB", environment) as one:
-            one.tell("INSERT INTO t VALUES (1)")
+        with two_copies(server, tmp_path, "twice&replica_part_size=5MiB") as (one, two):
+            one.tell(LARGE)
             assert one.line().startswith("home Live")
-            harness.run(["cp", "-a", first, second])
-            with writer(server, second / "app.db", "twice&replica_part_size=5MiB", environment) as two:
-                two.tell("SELECT 1")
-                assert two.line().startswith("home Live")
-                one.tell(LARGE)
-                assert one.line().startswith("home Live")
-                two.tell(LARGE)
-                assert two.until("Fenced")
+            two.tell(LARGE)
+            assert two.until("Fenced")
     finally:
         server.stop()
