@@ -75,8 +75,8 @@ def test_open_goes_on_as_recorded_and_what_is_committed_goes_up_when_the_store_i
             answer = ask("open 2")
             assert f"{tmp_path}/new.db is not opened before its replica has answered: cannot " in answer
             assert not (tmp_path / "new.db").exists()
-            answer = ask("open 3")
-            assert f"{tmp_path}/waits.db is not opened before its replica has answered: cannot " in answer
+            assert ask("open 3") == "open", "for reading, while it is known what it was"
+            assert ask("do 3 SELECT x FROM t") == "(1,)"
             # A put hangs in the worker: neither another database nor the close waits for it.
             assert ask("open 1") == "open"
             assert ask("do 1 INSERT INTO t VALUES (1)") == "None"
@@ -131,3 +131,66 @@ def test_another_end_of_the_replica_found_later_fences(weed, tmp_path):
 def _ask(process, text):
     process.tell(text)
     return process.line()
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_first_write_that_would_wait_for_a_silent_store_is_held_back(weed, tmp_path, mode):
+    """`replica_durability=commit`: reading goes on; a write says busy, changes nothing, and goes on when the store is back."""
+    away, database = threading.Event(), tmp_path / "app.db"
+    with Proxy(weed, plan=lambda _: "reset" if away.is_set() else None) as proxy:
+        name = uri(database, proxy, f"gate-{mode}", durability="commit", sync_timeout="300ms")
+        extension = harness.EXTENSION.with_suffix("")
+        with harness.Process(SCRIPT, extension, name, env=weed.environment()) as process:
+
+            def ask(text):
+                process.tell(text)
+                return process.line()
+
+            assert ask("open 0") == "open"
+            assert ask(f"do 0 PRAGMA journal_mode={mode}") == f"('{mode}',)"
+            assert ask("do 0 INSERT INTO t VALUES (1)") == "None"
+            assert ask("close 0") == "closed"
+            away.set()
+            assert ask("open 0") == "open"
+            answer = ask("do 0 SELECT state, last_error FROM replica_status")
+            assert "Live" in answer and "the first write waits until it answers" in answer
+            # The busy timeout asks again and again.
+            assert ask("do 0 PRAGMA busy_timeout=1000") == "(1000,)"
+            for _ in range(2):
+                assert ask("do 0 INSERT INTO t VALUES (2)") == "database is locked"
+                answer = ask("do 0 SELECT replica_error()")
+                assert f"{database} is open for reading only until s3://bkt/gate-{mode} answers: nothing was written: " in answer
+                assert ask("do 0 SELECT group_concat(x) FROM t") == "('1',)"
+            away.clear()
+            assert ask("do 0 INSERT INTO t VALUES (3)") == "None"
+            assert ask("do 0 SELECT group_concat(x) FROM t") == "('1,3',)"
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_nothing_is_written_where_another_has_won_while_the_store_was_silent(weed, tmp_path, mode):
+    away, prefix = threading.Event(), f"won-{mode}"
+    with Proxy(weed, plan=lambda _: "reset" if away.is_set() else None) as proxy, Proxy(weed) as good:
+        first, second = tmp_path / "first", tmp_path / "second"
+        first.mkdir()
+        extension = harness.EXTENSION.with_suffix("")
+        with harness.Process(SCRIPT, extension, uri(first / "app.db", good, prefix), env=weed.environment()) as process:
+            assert _ask(process, "open 0") == "open"
+            assert _ask(process, f"do 0 PRAGMA journal_mode={mode}") == f"('{mode}',)"
+            for text in ("do 0 INSERT INTO t VALUES (1)", "do 0 SELECT replica_sync()", "close 0"):
+                _ask(process, text)
+        harness.run(["cp", "-a", first, second])
+        away.set()
+        ours = uri(first / "app.db", proxy, prefix, durability="commit", sync_timeout="60s")
+        theirs = uri(second / "app.db", good, prefix, log=second / "app.db-replica")
+        with harness.Process(SCRIPT, extension, ours, env=weed.environment()) as one:
+            assert _ask(one, "open 0") == "open"
+            with harness.Process(SCRIPT, extension, theirs, env=weed.environment()) as two:
+                assert _ask(two, "open 0") == "open"
+                assert _ask(two, "do 0 INSERT INTO t VALUES (3)") == "None"
+                assert _ask(two, "do 0 SELECT replica_sync() > 0") == "(1,)"
+            one.tell("do 0 INSERT INTO t VALUES (2)")
+            away.clear()
+            assert one.line() == "attempt to write a readonly database"
+            answer = _ask(one, "do 0 SELECT replica_error()")
+            assert f"nothing was written to {first}/app.db: " in answer and "another writer won" in answer
+            assert _ask(one, "do 0 SELECT group_concat(x) FROM t") == "('1',)"

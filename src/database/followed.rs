@@ -10,6 +10,7 @@ use super::commit_wait::Standing;
 use super::connections::Connections;
 use super::engine::{Cycle, Engine};
 use super::exclusive_wal::ExclusiveWal;
+use super::gate::Gate;
 use super::live::{LiveFiles, beside};
 use super::poll::Polled;
 use super::queue::Lane;
@@ -42,6 +43,7 @@ pub struct Database {
     pub connections: Connections,
     pub exclusive_wal: ExclusiveWal,
     pub tickets: Tickets,
+    pub(super) gate: Gate,
     /// Writes to the database file by this process, in rollback modes.
     pub writes: AtomicU64,
     pub standing: Standing,
@@ -109,6 +111,7 @@ pub struct Parts {
     pub rest: Option<FileStat>,
     pub event: Option<String>,
     pub error: Option<String>,
+    pub gate: Gate,
 }
 
 impl Database {
@@ -130,6 +133,7 @@ impl Database {
             connections: Connections::default(),
             exclusive_wal: ExclusiveWal::default(),
             tickets: Tickets::default(),
+            gate: parts.gate,
             writes: AtomicU64::new(0),
             standing: Standing::default(),
             turn: Turn::default(),

@@ -15,6 +15,7 @@ mod connections;
 mod engine;
 mod exclusive_wal;
 mod followed;
+mod gate;
 mod home;
 mod live;
 mod look;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
 use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
+use super::gate::Gate;
 use super::home::Home;
 use super::live::LiveFiles;
 use super::look::{Look, is_related, power_was_lost, unsent};
@@ -150,8 +151,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         promised: settings.durability != Durability::Async,
     };
     if let Some(silence) = &home.silence {
-        let may_wait = settings.durability == Durability::Async;
-        findings = findings.as_if_sent().filter(|_| may_wait).ok_or_else(|| {
+        findings = findings.as_if_sent().ok_or_else(|| {
             let path = settings.database.display();
             Error::new(
                 silence.kind(),
@@ -244,8 +244,11 @@ impl Prepared {
             state.sync()?;
             while !self.users.try_shared()? {}
         }
-        let silence =
-            self.home.silence.map(|e| format!("{e}; commits wait in {}", self.log.folder().display()));
+        let is_gated = self.home.silence.is_some() && self.settings.durability == Durability::Commit;
+        let silence = self.home.silence.map(|e| match is_gated {
+            true => format!("{e}; the first write waits until it answers"),
+            false => format!("{e}; commits wait in {}", self.log.folder().display()),
+        });
         error = error.or(silence);
         let recorded = self.log.recorded()?;
         let urls = self.settings.replicas.iter().cloned();
@@ -287,6 +290,7 @@ impl Prepared {
             rest,
             event,
             error,
+            gate: Gate::new(!is_gated),
         }))
     }
 }

@@ -9,6 +9,9 @@ use crate::error::{Error, Kind};
 /// COMMIT is durable locally, but the replica has not acknowledged it.
 pub const NOT_ACKNOWLEDGED: i32 = sys::SQLITE_IOERR | (200 << 8);
 
+/// A write that may not begin, now or later.
+pub const MAY_NOT_WRITE: i32 = sys::SQLITE_READONLY | (200 << 8);
+
 /// The fault behind a result code of the base VFS; `errno` from its xGetLastError, 0 if unknown.
 pub(super) fn fault(code: i32, errno: i32, verb: &str, path: &Path) -> Error {
     if code & 0xff == sys::SQLITE_BUSY {
@@ -40,8 +43,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_of_a_late_replica_is_the_documented_number() {
+    fn codes_of_our_own_are_the_documented_numbers() {
         assert_eq!(NOT_ACKNOWLEDGED, 51210);
+        assert_eq!(MAY_NOT_WRITE, 51208);
     }
 
     #[test]

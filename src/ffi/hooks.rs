@@ -14,7 +14,7 @@
 //! - after a `fork`, in the child, no hook of a file opened before is ever called, and the hooks objects are
 //!   leaked instead of dropped.
 //!
-//! Asked of the implementor: no network and no long work; no panic across threads of its own.
+//! Asked of the implementor: no network and no long work, but in the calls that may refuse; no panic across threads of its own.
 //! Source: the sequences of <https://sqlite.org/c3ref/io_methods.html> and <https://sqlite.org/walformat.html>.
 
 use std::any::Any;
@@ -118,6 +118,14 @@ pub enum OpenPlan {
 /// A commit is durable locally and has not reached the replica. The text says why, and what becomes of it.
 pub struct NotAcknowledged(pub String);
 
+/// A write that may not begin; nothing is changed. The text says why.
+pub enum MayNotWrite {
+    /// SQLITE_BUSY: it may be tried again.
+    Yet(String),
+    /// `SQLITE_READONLY | (200 << 8)`.
+    AnyMore(String),
+}
+
 /// A main database about to be opened. Dropped when the base VFS could not open it.
 pub trait PendingMain {
     /// The base xOpen succeeded.
@@ -155,6 +163,22 @@ pub trait MainHooks: Send + Sync {
     /// Whether COMMIT may only succeed when [`MainHooks::committed`] says so. Reads what never changes.
     fn waits_for_replica(&self) -> bool {
         false
+    }
+
+    /// Before RESERVED is asked for, in a rollback mode: a transaction is about to write.
+    ///
+    /// # Errors
+    /// The statement fails; the text goes to sqlite3_log.
+    fn before_reserved(&self) -> Result<(), MayNotWrite> {
+        Ok(())
+    }
+
+    /// Before the lock slot of who writes to the WAL is asked for: by who writes, resets or truncates it, and by who recovers it.
+    ///
+    /// # Errors
+    /// As those of [`MainHooks::before_reserved`].
+    fn before_wal_write(&self) -> Result<(), MayNotWrite> {
+        Ok(())
     }
 
     /// xLock succeeded. Levels: 1 SHARED, 2 RESERVED, 3 PENDING, 4 EXCLUSIVE.

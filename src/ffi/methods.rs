@@ -1,8 +1,9 @@
 //! The methods of a file we follow: each reaches the base, and some tell a hook before or after.
 //!
 //! Promises: every method and every file control reaches the base with its arguments, and its answer goes back
-//! unchanged, but for a commit that the replica lacks, and a read mark that was given back early ([`super::read_mark`]); the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC: commits
-//! without a journal) is hidden; hooks are called when [`super::hooks`] says.
+//! unchanged, but for a commit that the replica lacks, a write that may not begin, and a read mark that was given back
+//! early ([`super::read_mark`]); the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC:
+//! commits without a journal) is hidden; hooks are called when [`super::hooks`] says.
 //! Source: <https://sqlite.org/c3ref/io_methods.html>.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -10,11 +11,16 @@ use std::ptr::NonNull;
 
 use libsqlite3_sys as sys;
 
-use super::code::NOT_ACKNOWLEDGED;
+use super::code::{MAY_NOT_WRITE, NOT_ACKNOWLEDGED};
 use super::file::{Follow, base_methods, below, close, state};
-use super::hooks::NotAcknowledged;
+use super::hooks::{MayNotWrite, NotAcknowledged};
 use super::stats::{Method, count};
 use super::vfs::Registration;
+
+/// The level of xLock at which a transaction of a rollback mode begins to write.
+const RESERVED: c_int = 2;
+/// The slot of xShmLock that who writes to the WAL holds (WAL_WRITE_LOCK in `wal.c`).
+const WAL_WRITE: c_int = 0;
 
 /// The base's version and its shared memory decide; where the base has no xShmMap, SQLite must see none.
 pub(super) fn for_base(base: &sys::sqlite3_io_methods) -> &'static sys::sqlite3_io_methods {
@@ -131,12 +137,31 @@ unsafe extern "C" fn file_size(file: *mut sys::sqlite3_file, size: *mut i64) -> 
     unsafe { base_methods(file).xFileSize.expect("BUG: a file has xFileSize")(below(file), size) }
 }
 
+/// Tells SQLite that a write may not begin.
+///
+/// # Safety
+/// `file` is an open file of ours.
+unsafe fn answer(file: *mut sys::sqlite3_file, refused: MayNotWrite) -> c_int {
+    let (code, text) = match refused {
+        MayNotWrite::Yet(text) => (sys::SQLITE_BUSY, text),
+        MayNotWrite::AnyMore(text) => (MAY_NOT_WRITE, text),
+    };
+    // SAFETY: by contract.
+    unsafe { state(file).vfs.api().write_log(code, &text) };
+    code
+}
+
 /// # Safety
 /// As io_methods.xLock.
 unsafe extern "C" fn lock(file: *mut sys::sqlite3_file, level: c_int) -> c_int {
     count(Method::Lock);
     // SAFETY: by contract.
     unsafe {
+        if level == RESERVED
+            && let Err(refused) = state(file).main(Ok(()), |hooks| hooks.before_reserved())
+        {
+            return answer(file, refused);
+        }
         let rc = base_methods(file).xLock.expect("BUG: a file has xLock")(below(file), level);
         if rc == sys::SQLITE_OK {
             state(file).main((), |hooks| hooks.locked(level));
@@ -289,6 +314,11 @@ unsafe extern "C" fn shm_lock(
         }
         let method = base_methods(file).xShmLock.expect("BUG: forwarded only if present");
         if is_exclusive && is_lock {
+            if (first, slots) == (WAL_WRITE, 1)
+                && let Err(refused) = state(file).main(Ok(()), |hooks| hooks.before_wal_write())
+            {
+                return answer(file, refused);
+            }
             state(file).main((), |hooks| hooks.before_shm_lock(first, slots));
         }
         let rc = method(below(file), first, slots, flags);

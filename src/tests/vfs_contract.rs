@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::ffi::engine::{Engine, register_vfs};
 use crate::ffi::hooks::{
-    ConnectionFile, FileKind, MainHooks, NotAcknowledged, OpenPlan, OpenRequest, OpenedConnection,
-    PendingMain, ShmRegion, VfsHooks, WalHooks,
+    ConnectionFile, FileKind, MainHooks, MayNotWrite, NotAcknowledged, OpenPlan, OpenRequest,
+    OpenedConnection, PendingMain, ShmRegion, VfsHooks, WalHooks,
 };
 use crate::ffi::probe::{self, RawFile};
 use crate::ffi::sql::Value;
@@ -17,6 +17,9 @@ use crate::testing::Folder;
 use crate::vfs::shim::WrapAll;
 
 /// Follows everything and writes down what it is told; refuses paths that hold "refuse".
+/// One of the ways to refuse, to be given its text.
+type Refusal = fn(String) -> MayNotWrite;
+
 #[derive(Default)]
 struct Witness {
     seen: Mutex<Vec<String>>,
@@ -25,6 +28,8 @@ struct Witness {
     panic_at_commit: AtomicBool,
     /// What `committed` answers.
     is_late: AtomicBool,
+    /// What who wants to write is answered.
+    refusal: Mutex<Option<Refusal>>,
 }
 
 impl Witness {
@@ -40,6 +45,10 @@ impl Witness {
 
     fn count(&self, text: &str) -> usize {
         self.seen.lock().unwrap().iter().filter(|line| line.starts_with(text)).count()
+    }
+
+    fn may_write(&self) -> Result<(), MayNotWrite> {
+        self.refusal.lock().unwrap().map_or(Ok(()), |refusal| Err(refusal("not now".into())))
     }
 }
 
@@ -105,6 +114,14 @@ impl MainHooks for Follow {
         file.read(0, &mut header).unwrap();
         self.0.note(format!("commit {}", String::from_utf8_lossy(&header[..13])));
         if self.0.is_late.load(Ordering::SeqCst) { Err(NotAcknowledged("late".into())) } else { Ok(()) }
+    }
+
+    fn before_reserved(&self) -> Result<(), MayNotWrite> {
+        self.0.may_write()
+    }
+
+    fn before_wal_write(&self) -> Result<(), MayNotWrite> {
+        self.0.may_write()
     }
 
     fn locked(&self, level: i32) {
@@ -329,6 +346,28 @@ fn a_code_answered_at_commit_reaches_the_application_and_the_rows_stay() {
     assert_eq!(db.code(), 51210);
     witness.is_late.store(false, Ordering::SeqCst);
     assert_eq!(db.value("SELECT count(*) FROM t").unwrap(), Value::Integer(1));
+}
+
+#[test]
+fn a_write_that_may_not_begin_changes_nothing_and_reading_goes_on() {
+    for mode in ["delete", "wal"] {
+        let folder = Folder::new();
+        let name = format!("contract-gate-{mode}");
+        let witness = Witness::register(&name);
+        let db = open(&folder, &name);
+        db.exec(&format!("PRAGMA journal_mode={mode}; CREATE TABLE t(x)")).unwrap();
+        for (refusal, code) in [(MayNotWrite::Yet as Refusal, 5), (MayNotWrite::AnyMore, 51208)] {
+            *witness.refusal.lock().unwrap() = Some(refusal);
+            db.exec("INSERT INTO t VALUES (1)").unwrap_err();
+            assert_eq!(db.code(), code, "{mode}");
+            assert_eq!(db.value("SELECT count(*) FROM t").unwrap(), Value::Integer(0), "{mode}");
+            db.exec("BEGIN IMMEDIATE").unwrap_err();
+            assert_eq!(db.code(), code, "{mode}");
+        }
+        *witness.refusal.lock().unwrap() = None;
+        db.exec("INSERT INTO t VALUES (1)").unwrap();
+        assert_eq!(db.value("SELECT count(*) FROM t").unwrap(), Value::Integer(1), "{mode}");
+    }
 }
 
 #[test]

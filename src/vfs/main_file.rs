@@ -25,8 +25,8 @@ use crate::clock::Deadline;
 use crate::database::{
     Connected, ConnectionId, Database, FRAMES_LONG, Runtime, ShmWal, Writing, beside, flush, is_hot,
 };
-use crate::error::{Error, Result};
-use crate::ffi::hooks::{ConnectionFile, MainHooks, NotAcknowledged, ShmRegion};
+use crate::error::{Error, Kind, Result};
+use crate::ffi::hooks::{ConnectionFile, MainHooks, MayNotWrite, NotAcknowledged, ShmRegion};
 use crate::lock::Mutex;
 use crate::sqlite::header::{TAG_LEN, TAG_OFFSET, change_tag};
 use crate::sqlite::wal_index::NO_SALTS;
@@ -158,6 +158,13 @@ impl MainFile {
         self.db.wait_for_commit(frames, position).map_err(|error| NotAcknowledged(error.to_string()))
     }
 
+    fn may_write(&self) -> Result<(), MayNotWrite> {
+        self.db.pass_gate().map_err(|error| match error.kind() {
+            Kind::Busy => MayNotWrite::Yet(error.to_string()),
+            _ => MayNotWrite::AnyMore(error.to_string()),
+        })
+    }
+
     /// Whether this write can be undone from a journal on disk.
     fn doing(&self, journal: &mut Option<std::fs::File>) -> Writing {
         if !self.kept.load(Ordering::Relaxed) {
@@ -255,6 +262,15 @@ impl MainHooks for MainFile {
 
     fn waits_for_replica(&self) -> bool {
         self.db.waits_for_replica()
+    }
+
+    fn before_reserved(&self) -> Result<(), MayNotWrite> {
+        self.may_write()
+    }
+
+    fn before_wal_write(&self) -> Result<(), MayNotWrite> {
+        // Without a header it is for a recovery, which readers need too.
+        if self.wal.position().is_some() { self.may_write() } else { Ok(()) }
     }
 
     fn locked(&self, level: i32) {
