@@ -49,7 +49,7 @@ venv: ## make target/venv, the Python of the tests
 	@python-tests/venv.sh
 
 test-py: venv library program ## tests in real processes and hosts
-	$(PYTHON) -m pytest -q -p no:cacheprovider python-tests
+	$(PYTHON) -m pytest -q -p no:cacheprovider -n 2 --dist loadfile python-tests
 
 test-sql: venv library ## the SQL surface as a user types it
 	$(PYTHON) python-tests/sql_tests.py

@@ -10,7 +10,7 @@ import time
 
 import harness
 
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "python-tests"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "python-tests"]
 # Name, command, environment.
 STEPS = [
     ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200"}),
