@@ -28,4 +28,5 @@ pub(crate) mod testing;
 mod tests;
 pub mod types;
 pub mod upload;
+pub mod verify;
 pub mod vfs;

@@ -35,7 +35,7 @@ use crate::clock::Deadline;
 use crate::lock::Mutex;
 
 pub use self::claims::Claim;
-pub use self::rules::real_path;
+pub use self::rules::{real_path, scratch_folder};
 pub use self::settings::{Durability, IfMissing, OnBehind, Settings};
 pub use self::url::ReplicaUrl;
 

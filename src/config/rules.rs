@@ -137,6 +137,16 @@ pub fn real_path(path: &Path) -> PathBuf {
     }
 }
 
+/// Where a file may lie that is too large for memory and that nobody needs afterwards: `TMPDIR`, else a folder on a disk.
+pub fn scratch_folder() -> PathBuf {
+    let on_disk = Path::new("/var/tmp");
+    match std::env::var_os("TMPDIR") {
+        Some(folder) if !folder.is_empty() => folder.into(),
+        _ if on_disk.is_dir() => on_disk.into(),
+        _ => std::env::temp_dir(),
+    }
+}
+
 /// As [`real_path`], for the part of a glob in front of its first wildcard.
 fn real_pattern(pattern: &Path) -> PathBuf {
     let bytes = pattern.as_os_str().as_bytes();

@@ -5,6 +5,7 @@ mod functions;
 mod restore;
 mod rollforward;
 mod tables;
+mod verify;
 
 use crate::error::Result;
 use crate::ffi::sql::{Connection, Trust, register_function};
@@ -24,6 +25,7 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_sync", 0, 2, DirectOnly, functions::sync)?;
     function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
     function("replica_rollforward", 0, 1, DirectOnly, rollforward::rollforward)?;
+    function("replica_verify", 1, 1, DirectOnly, verify::replica_verify)?;
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
     register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;
     register_table(connection, "replica_doctor", &tables::DOCTOR, &["url"], DirectOnly, tables::doctor)?;

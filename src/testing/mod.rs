@@ -1,6 +1,7 @@
 //! What tests share: folders of their own, and the model that the model tests run.
 
 pub mod child;
+pub mod history;
 pub mod model;
 pub mod workload;
 

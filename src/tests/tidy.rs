@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["types", "error", "status", "clock", "lock", "fs"],
     &["sqlite", "ltx"],
     &["staging", "replica", "catalog"],
-    &["capture", "upload", "compact", "restore", "doctor"],
+    &["capture", "upload", "compact", "restore", "verify", "doctor"],
     &["config", "database"],
     &["vfs", "sql", "cli"],
     &["extension"],
