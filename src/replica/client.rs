@@ -1,6 +1,6 @@
 //! The one seam between the engines and a store.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, name};
 use crate::types::{FileInfo, Level, Timestamp, TxidRange};
 use std::io::{Read, Seek};
@@ -48,6 +48,24 @@ pub trait Client: Send + Sync {
     /// Whether the store is known to ignore that a name is taken: a second writer would not be noticed.
     fn is_single_writer(&self) -> bool {
         false
+    }
+
+    /// The time in the header of a listed file, which `created_at` of a listing need not be: a store lists when it took
+    /// the object, a folder that was copied when that was done.
+    ///
+    /// # Errors
+    /// `Conflict` when the object is gone or another: list again.
+    fn timestamp(&self, file: &FileInfo) -> Result<Timestamp> {
+        let opened = self.open(file).map_err(|error| match error.kind() {
+            Kind::NotFound => Error::conflict(error.to_string()),
+            _ => error,
+        })?;
+        match Decoder::new(opened, name::format(file.range)) {
+            Ok(decoder) => Ok(decoder.header().timestamp),
+            // Whoever reads it learns what is wrong with it.
+            Err(error) if error.kind() == Kind::Corrupt => Ok(file.created_at),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens exactly the object that was listed.

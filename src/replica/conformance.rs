@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use crate::error::{Kind, Result};
+use crate::ltx::sample::{file, header};
 use crate::types::{FileInfo, Level, Timestamp, Txid, TxidRange};
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::sync::Barrier;
@@ -21,6 +22,7 @@ pub const SUITE: &[(&str, Check)] = &[
     ("one_of_many_creators_wins", one_of_many_creators_wins),
     ("open_tells_gone_from_changed", open_tells_gone_from_changed),
     ("delete_spares_another_object", delete_spares_another_object),
+    ("the_time_of_a_listed_object_is_that_of_its_header", the_time_of_a_listed_object_is_that_of_its_header),
 ];
 
 fn range(min: u64, max: u64) -> TxidRange {
@@ -146,4 +148,14 @@ fn delete_spares_another_object(client: &dyn Client) {
     let new = create(client, range(1, 1), 2, b"new").unwrap();
     assert_eq!(client.delete(&old).unwrap_err().kind(), Kind::Conflict);
     assert_holds(client, &new);
+}
+
+fn the_time_of_a_listed_object_is_that_of_its_header(client: &dyn Client) {
+    let header = header(1, 1, 512, 1);
+    let bytes = file(header, &[(1, vec![7; 512])]);
+    client.create(Level::CAPTURED, header.range, header.timestamp, &mut Cursor::new(&bytes[..])).unwrap();
+    let listed = client.list(Level::CAPTURED).unwrap()[0];
+    assert_eq!(client.timestamp(&listed).unwrap(), header.timestamp);
+    client.delete(&listed).unwrap();
+    assert_eq!(client.timestamp(&listed).unwrap_err().kind(), Kind::Conflict);
 }

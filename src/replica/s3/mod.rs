@@ -264,6 +264,18 @@ impl Client for S3Replica {
         self.store.known().is_some_and(|probed| !probed.conditions)
     }
 
+    /// One HEAD; where the metadata is missing, as stock readers take it: the time of the object.
+    fn timestamp(&self, file: &FileInfo) -> Result<Timestamp> {
+        match self.stat(file.level, file.range)? {
+            Some(found) if found.same_object(file) => Ok(found.created_at),
+            _ => Err(Error::conflict(format!(
+                "{}/{} is gone or another object than was listed: list again",
+                self.store,
+                self.key(file.level, file.range)
+            ))),
+        }
+    }
+
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>> {
         let key = self.key(file.level, file.range);
         let Identity::Stored { etag, .. } = file.identity else {
