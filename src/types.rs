@@ -239,7 +239,7 @@ impl Timestamp {
         let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
         let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
         let valid = (1..=12).contains(&month)
-            && (1..=31).contains(&day)
+            && (1..=days_in(month, year)).contains(&day)
             && hour < 24
             && minute < 60
             // A leap second is the last moment of its minute.
@@ -253,6 +253,15 @@ impl Timestamp {
             - 1;
         let seconds = (day - 719_468) * 86_400 + hour * 3600 + (minute - minutes) * 60 + second.min(59);
         valid.then_some(Timestamp(seconds * 1000 + ms))
+    }
+}
+
+fn days_in(month: i64, year: i64) -> i64 {
+    match month {
+        4 | 6 | 9 | 11 => 30,
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        _ => 31,
     }
 }
 
@@ -388,6 +397,9 @@ mod tests {
             "2026-11-21",
             "2026-11-21T06:58Z",
             "2026-13-01T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2100-02-29T00:00:00Z",
+            "2026-04-31T00:00:00Z",
             "2026-11-21T06:58:22",
             "2026-11-21T06:58:22.Z",
             "+026-11-21T06:58:22Z",

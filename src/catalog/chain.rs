@@ -6,8 +6,10 @@
 //! the protocol): a writer that woke up late may have left a false one under a name that retention had freed.
 //! That the next exists is seen here; that it links, only a reader of both can tell: [`Chain::links`].
 
+use super::moment::settle;
+use super::points::points;
 use crate::error::{Error, Result};
-use crate::types::{FileInfo, Level, Txid};
+use crate::types::{FileInfo, Level, Timestamp, Txid};
 use std::cmp::Reverse;
 
 /// A state of the history.
@@ -17,6 +19,8 @@ pub enum Target {
     Newest,
     /// After this txid exactly.
     Txid(Txid),
+    /// After the last txid that was not captured later than this; past the newest it is the newest.
+    At(Timestamp),
 }
 
 /// Files that rebuild a database, oldest first; the first starts at txid 1.
@@ -44,11 +48,12 @@ impl Chain {
 
 /// Chooses the files that rebuild the database exactly as it was after `target`.
 ///
-/// `listing` holds the files of one replica, any order, any level. O(files * log files), no I/O.
+/// `listing` holds the files of one replica, any order, any level. O(files * log files), no I/O. A time is taken as the
+/// listing has it, which in a bucket is the time of the upload: [`settle`] it first where that matters.
 ///
 /// # Errors
-/// `NotFound` when no file starts at txid 1, or when the target lies past the newest or inside a merged
-/// file; `Gap` with the first missing txid.
+/// `NotFound` when no file starts at txid 1, or when the target lies past the newest, inside a merged file (it names the
+/// nearest earlier txid that can be restored) or before the first state; `Gap` with the first missing txid.
 pub fn chain_to(listing: &[FileInfo], target: Target) -> Result<Chain> {
     let newest = listing.iter().map(|file| file.range.max).max();
     let Some(newest) = newest else { return Err(Error::not_found("the replica holds no LTX files")) };
@@ -60,6 +65,10 @@ pub fn chain_to(listing: &[FileInfo], target: Target) -> Result<Chain> {
             )));
         }
         Target::Txid(txid) => txid,
+        Target::At(_) => {
+            let settled = settle(listing, target, &mut |file| Ok(file.created_at))?;
+            return chain_to(listing, settled.target);
+        }
     };
     let captured = Captured::new(listing);
     let base = listing
@@ -107,14 +116,14 @@ fn reach(file: &FileInfo) -> impl Ord {
 }
 
 /// The level-0 files of a listing.
-struct Captured {
+pub(super) struct Captured {
     /// By min; beside each the file of the largest max up to here.
     files: Vec<(FileInfo, FileInfo)>,
     newest: Option<Txid>,
 }
 
 impl Captured {
-    fn new(listing: &[FileInfo]) -> Captured {
+    pub(super) fn new(listing: &[FileInfo]) -> Captured {
         let mut files: Vec<FileInfo> =
             listing.iter().filter(|file| file.level == Level::CAPTURED).copied().collect();
         files.sort_by_key(|file| file.range);
@@ -138,7 +147,7 @@ impl Captured {
         (next.range.max > file.range.max).then_some(next)
     }
 
-    fn is_history(&self, file: &FileInfo) -> bool {
+    pub(super) fn is_history(&self, file: &FileInfo) -> bool {
         file.level != Level::CAPTURED || Some(file.range.max) == self.newest || self.next(file).is_some()
     }
 }
@@ -178,21 +187,34 @@ fn unreachable(listing: &[FileInfo], last: Option<&FileInfo>, limit: Txid) -> Er
     let around = |file: &&&FileInfo| file.range.min <= limit && limit < file.range.max;
     let merged = sorted.iter().filter(around).min_by_key(|file| file.range.max);
     match merged {
-        Some(file) => Error::not_found(format!(
-            "txid {limit} cannot be restored on its own any more: it was merged into {}, whose end {} can",
-            file.range, file.range.max
-        )),
+        Some(file) => {
+            let earlier = points(listing).into_iter().rev().find(|point| point.txid < limit);
+            let nearest = earlier.map_or("no earlier one can be restored".to_owned(), |point| {
+                format!("the nearest earlier one that can be restored is {}", shown(point.txid))
+            });
+            Error::not_found(format!(
+                "txid {} cannot be restored on its own any more, it was merged into {}: {nearest}, the next later one is {}",
+                shown(limit),
+                file.range,
+                shown(file.range.max)
+            ))
+        }
         None => Error::gap(format!(
             "cannot reach txid {limit}: no file that belongs to the history holds txid {start}"
         )),
     }
 }
 
+/// As a number and as it stands in names.
+pub(super) fn shown(txid: Txid) -> String {
+    format!("{} ({txid})", txid.get())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::types::{Identity, Timestamp, TxidRange};
+    use crate::types::{Identity, TxidRange};
 
     fn file(level: u8, min: u64, max: u64) -> FileInfo {
         FileInfo {
@@ -265,7 +287,16 @@ mod tests {
     fn a_txid_inside_a_merged_file_names_it() {
         let (kind, text) = refusal(REPLICA, Some(6));
         assert_eq!(kind, Kind::NotFound);
-        assert!(text.contains("merged into 0000000000000004-0000000000000007"), "{text}");
+        for part in [
+            "txid 6 (0000000000000006) cannot be restored on its own any more",
+            "merged into 0000000000000004-0000000000000007",
+            "nearest earlier one that can be restored is 3 (0000000000000003)",
+            "next later one is 7 (0000000000000007)",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        let (_, text) = refusal(&[(1, 1, 4), (0, 4, 4), (0, 5, 5)], Some(2));
+        assert!(text.contains("no earlier one can be restored, the next later one is 4"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,11 @@
 
 pub mod back;
 pub mod chain;
+pub mod moment;
+pub mod points;
+pub mod words;
 
 pub use back::Back;
 pub use chain::{Chain, Link, Target, chain_to};
+pub use moment::{Settled, settle};
+pub use points::{Point, moments, points};

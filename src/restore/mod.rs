@@ -17,7 +17,7 @@ pub mod overlay;
 mod pages;
 pub mod tail;
 
-use crate::catalog::{Chain, Target, chain_to};
+use crate::catalog::{Chain, Target, chain_to, settle};
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
 use crate::ltx::merge::check_link;
@@ -55,6 +55,8 @@ pub struct Restored {
     /// Files read, and their bytes.
     pub files: usize,
     pub bytes: u64,
+    /// How the target was understood, where that is not plain.
+    pub notice: Option<String>,
     /// By page number from 1, when asked for; that of the lock-byte page is [`Checksum::EMPTY`].
     pub page_checksums: Option<Vec<Checksum>>,
 }
@@ -134,15 +136,21 @@ fn fill(client: &dyn Client, target: Target, temp: &Temp, options: Options) -> R
         let mut listing = client.list_all()?;
         listings += 1;
         listing.retain(|file| !leftovers.iter().any(|(leftover, _)| leftover.same_object(file)));
-        let chain = match (chain_to(&listing, target), leftovers.pop()) {
-            (Err(_), Some((_, why))) => return Err(why),
-            (chain, last) => {
+        let settled = settle(&listing, target, &mut |file| client.timestamp(file));
+        let planned = settled.and_then(|settled| Ok((chain_to(&listing, settled.target)?, settled.notice)));
+        let (chain, notice) = match (planned, leftovers.pop()) {
+            (Err(error), last) if error.kind() == Kind::Conflict && listings < LISTINGS_MAX => {
                 leftovers.extend(last);
-                chain?
+                continue;
+            }
+            (Err(_), Some((_, why))) => return Err(why),
+            (planned, last) => {
+                leftovers.extend(last);
+                planned?
             }
         };
         match attempt(client, &chain, temp, options) {
-            Ok(restored) => return Ok(restored),
+            Ok(restored) => return Ok(Restored { notice, ..restored }),
             Err(Setback::Leftover(file, why)) if leftovers.len() < LEFTOVERS_MAX => {
                 leftovers.push((*file, why))
             }
@@ -224,6 +232,7 @@ fn start<'a>(
         page_count: newest.page_count,
         files: chain.steps.len(),
         bytes: 0,
+        notice: None,
         page_checksums: None,
     };
     Ok((Pages::new(temp, newest, options.page_checksums)?, restored))

@@ -357,3 +357,28 @@ fn missing_folder_and_empty_replica_are_said_so() {
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.to_string().contains("there is no folder"), "{error}");
 }
+
+#[test]
+fn a_time_is_that_of_the_header_whatever_the_file_says() {
+    let mut history = History::new(13, 512);
+    for count in [2, 3, 4] {
+        history.commit(count);
+    }
+    // As after a copy of the folder that kept no times.
+    for txid in 1..=3 {
+        let file = std::fs::File::options().append(true).open(history.path(0, txid, txid)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    let listed = history.replica.list_all().unwrap();
+    let second = history.replica.timestamp(&listed[1]).unwrap();
+    let at = |ms| restore(&history.replica, Target::At(Timestamp(ms)), &history.output(), Options::default());
+    let restored = at(second.0).unwrap();
+    assert_eq!((restored.position.txid.get(), restored.timestamp, restored.notice), (2, second, None));
+    std::fs::remove_file(history.output()).unwrap();
+    let restored = at(i64::MAX / 2).unwrap();
+    assert_eq!(restored.position.txid.get(), 3);
+    assert!(restored.notice.unwrap().contains("is later than the newest state"));
+    std::fs::remove_file(history.output()).unwrap();
+    let error = at(second.0 - 2).unwrap_err();
+    assert!(error.to_string().contains("the first restorable moment is"), "{error}");
+}
