@@ -43,8 +43,9 @@ pub struct Runtime {
     prompt: Worker,
     // Guards the list of what is open for reading only.
     read_only: Mutex<Vec<Weak<(PathBuf, String)>>>,
-    // Guards the text of the newest open that was refused: SQLite swallows it in ATTACH.
-    refusal: Mutex<Option<String>>,
+    // Guards the newest text that belongs to no database: why an open was refused, which SQLite swallows in ATTACH; a
+    // notice.
+    said: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -96,7 +97,7 @@ impl Runtime {
                 worker: Worker::new(Urgency::Low),
                 prompt: Worker::new(Urgency::Waited),
                 read_only: Mutex::default(),
-                refusal: Mutex::default(),
+                said: Mutex::default(),
             },
         )
     }
@@ -244,13 +245,18 @@ impl Runtime {
 
     /// Keeps why an open was refused, and gives it back.
     pub fn refused(&self, text: String) -> String {
-        *self.refusal.lock() = Some(text.clone());
+        *self.said.lock() = Some(text.clone());
         text
     }
 
-    /// Why the newest refused open of this process was refused.
-    pub fn last_refusal(&self) -> Option<String> {
-        self.refusal.lock().clone()
+    /// Keeps what somebody should know of something that went well.
+    pub fn notice(&self, text: &str) {
+        *self.said.lock() = Some(text.to_owned());
+    }
+
+    /// Why the newest refused open of this process was refused, or a notice that came after it.
+    pub fn last_said(&self) -> Option<String> {
+        self.said.lock().clone()
     }
 
     /// Databases open for reading only: path and replica.

@@ -81,6 +81,11 @@ impl Connection<'_> {
         format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
     }
 
+    /// A line of the kind SQLITE_NOTICE in the application's sqlite3_log.
+    pub fn notice(&self, text: &str) {
+        self.api().write_log(sys::SQLITE_NOTICE, text);
+    }
+
     /// `main`, `temp` if it is in use, and the attached schemas, in SQLite's order.
     ///
     /// # Errors

@@ -29,10 +29,11 @@ pub fn debug(call: &Call<'_>) -> Result<Value> {
 }
 
 /// `replica_error([schema])`: the newest error of the database's replication; NULL when there was none. Where the
-/// schema is not replicated: why this process's newest refused open was refused, which an ATTACH does not say.
+/// schema is not replicated: why this process's newest refused open was refused, which an ATTACH does not say, or the
+/// notice of a restore after it.
 pub fn error(call: &Call<'_>) -> Result<Value> {
     let newest = with_main(call, 0, |main| Ok(main.db.last_error().into()));
-    newest.or_else(|error| Runtime::get().last_refusal().map(Value::from).ok_or(error))
+    newest.or_else(|error| Runtime::get().last_said().map(Value::from).ok_or(error))
 }
 
 /// `replica_txid([schema])`: txid of the first group that holds this connection's last commit; NULL before the first.

@@ -29,5 +29,14 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
     register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;
     register_table(connection, "replica_doctor", &tables::DOCTOR, &["url"], DirectOnly, tables::doctor)?;
+    let points = tables::restore_points;
+    register_table(
+        connection,
+        "replica_restore_points",
+        &tables::RESTORE_POINTS,
+        &["url"],
+        DirectOnly,
+        points,
+    )?;
     register_table(connection, "replica_files", &tables::FILES, &["url"], DirectOnly, tables::files)
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::arguments;
-use crate::catalog::Target;
+use crate::catalog::{Target, words};
+use crate::clock;
 use crate::database::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::sql::{Call, Value};
@@ -11,13 +12,20 @@ use crate::replica::Client;
 use crate::restore;
 use crate::staging::seed::{self, Seed};
 
-const ALLOWED: &str = "txid, if_replica_exists, continue, check, parallelism";
+const ALLOWED: &str = "txid, timestamp, if_replica_exists, continue, check, parallelism";
 
-#[derive(Default)]
 struct Options {
-    txid: Option<crate::types::Txid>,
+    target: Target,
+    /// How the target was understood.
+    notice: Option<String>,
     if_replica_exists: bool,
     go_on: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { target: Target::Newest, notice: None, if_replica_exists: false, go_on: false }
+    }
 }
 
 /// Restores a replica into a new file; returns the txid, NULL where `if_replica_exists` finds none.
@@ -33,14 +41,20 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
     if options.go_on {
         seed::folder(&crate::config::real_path(Path::new(path)))?;
     }
-    let target = options.txid.map_or(Target::Newest, Target::Txid);
     let wanted = restore::Options { page_checksums: options.go_on };
-    let restored = match restore::restore(&*replica, target, Path::new(path), wanted) {
+    let restored = match restore::restore(&*replica, options.target, Path::new(path), wanted) {
         Err(error) if options.if_replica_exists && error.kind() == Kind::NotFound && is_empty(&*replica) => {
             return Ok(Value::Null);
         }
         other => other?,
     };
+    let notices: Vec<&str> =
+        [&options.notice, &restored.notice].into_iter().flatten().map(String::as_str).collect();
+    if !notices.is_empty() {
+        let notice = notices.join("; ");
+        call.connection().notice(&notice);
+        Runtime::get().notice(&notice);
+    }
     if options.go_on {
         let seed = Seed {
             position: restored.position,
@@ -72,17 +86,25 @@ fn parse(text: &str) -> Result<Options> {
                 .ok_or_else(|| Error::invalid(format!("option {key} must be true or false, not {value}")))
         };
         match key.as_str() {
-            "txid" => options.txid = Some(arguments::txid(value)?),
+            "txid" | "timestamp" if options.target != Target::Newest => {
+                return Err(Error::invalid(
+                    "options txid and timestamp exclude each other: give one of them",
+                ));
+            }
+            "txid" => options.target = Target::Txid(arguments::txid(value)?),
+            "timestamp" => {
+                let text = value
+                    .as_str()
+                    .ok_or_else(|| Error::invalid(format!("option timestamp must be a text, not {value}")))?;
+                let moment =
+                    words::moment(text, clock::now()).map_err(|e| e.while_doing("option timestamp"))?;
+                (options.target, options.notice) = (Target::At(moment.at), moment.notice);
+            }
             "if_replica_exists" => options.if_replica_exists = flag()?,
             "continue" => options.go_on = flag()?,
             // Every restore checks all it reads and writes; one thread reads.
             "check" => drop(flag()?),
             "parallelism" if value.as_u64().is_some_and(|n| n > 0) => {}
-            "timestamp" => {
-                return Err(Error::invalid(
-                    "option timestamp is not built yet; allowed: ".to_owned() + ALLOWED,
-                ));
-            }
             _ => {
                 return Err(Error::invalid(format!("option {key}={value} is not known; allowed: {ALLOWED}")));
             }

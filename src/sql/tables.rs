@@ -1,10 +1,11 @@
 //! The tables: one row a replica of what is open, one row a file of a replica.
 
 use super::arguments;
-use crate::database::{Connected, ReadOnlyOpen, ReplicaStatus, Runtime, examine};
+use crate::catalog::Point;
+use crate::database::{self, Connected, ReadOnlyOpen, ReplicaStatus, Runtime, examine};
 use crate::error::{Error, Result};
 use crate::ffi::sql::{Connection, Value};
-use crate::types::Txid;
+use crate::types::{Timestamp, Txid};
 use crate::upload::header_of;
 
 pub const STATUS: [&str; 17] = [
@@ -29,6 +30,8 @@ pub const STATUS: [&str; 17] = [
 
 pub const FILES: [&str; 9] =
     ["level", "min_txid", "max_txid", "size", "created_at", "page_size", "page_count", "pre", "post"];
+
+pub const RESTORE_POINTS: [&str; 4] = ["txid", "timestamp", "level", "snapshot_txid"];
 
 pub const DOCTOR: [&str; 3] = ["capability", "verdict", "detail"];
 
@@ -95,7 +98,7 @@ pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
             Value::Integer(number(file.range.min)),
             Value::Integer(number(file.range.max)),
             Value::Integer(file.size as i64),
-            file.created_at.to_string().into(),
+            header.map_or(file.created_at, |h| h.timestamp).to_string().into(),
             header.map(|h| i64::from(h.page_size.get())).into(),
             header.map(|h| i64::from(h.page_count)).into(),
             proof.map(|p| p.pre.to_string()).into(),
@@ -103,6 +106,21 @@ pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
         ]
     };
     Ok(replica.list_all()?.into_iter().map(row).collect())
+}
+
+/// `replica_restore_points(url)`: every state that can be restored, oldest first.
+pub fn restore_points(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
+    let url = url_of(given, "replica_restore_points")?;
+    let replica = Runtime::get().config.replica(url)?;
+    let row = |(point, at): (Point, Timestamp)| {
+        vec![
+            Value::Integer(number(point.txid)),
+            at.to_string().into(),
+            Value::Integer(i64::from(point.file.level.get())),
+            point.snapshot.map(number).into(),
+        ]
+    };
+    Ok(database::restore_points(&*replica)?.into_iter().map(row).collect())
 }
 
 /// `replica_doctor(url)`: what the store of a replica honours, also in a race, and how fast it is.
