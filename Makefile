@@ -4,7 +4,7 @@ LIBRARY := libsqlitereplicate.so
 STYLE := max_width=110,use_small_heuristics=Max
 
 library: ## build ./libsqlitereplicate.so (a cdylib of its own, so that link-time optimisation stays on)
-	@cargo rustc --quiet --lib --release --crate-type cdylib --target-dir target/lib
+	@cargo rustc --quiet --lib --release --no-default-features --crate-type cdylib --target-dir target/lib
 	@cp target/lib/release/$(LIBRARY) ./$(LIBRARY).new && mv ./$(LIBRARY).new ./$(LIBRARY)
 
 program: ## build the command-line program, target/lib/release/sqlitereplicate

@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod catalog;
+#[cfg(feature = "program")]
 pub mod cli;
 pub mod clock;
 pub mod compact;

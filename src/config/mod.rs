@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::Deadline;
 use crate::lock::Mutex;
@@ -51,6 +51,14 @@ use crate::replica::s3::Options;
 const PREFIX: &str = "SQLITEREPLICATE_";
 /// Behind [`PREFIX`]: seams of the tests, read by `ffi`.
 const TEST_PREFIX: &str = "TEST_";
+/// What [`name_file`] was told.
+static FILE: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the config file, in place of the environment's. Before the first use of the settings; the first call counts.
+pub fn name_file(path: &Path) {
+    let _ = FILE.set(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+}
+
 /// How a main database was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenedAs {
@@ -99,7 +107,11 @@ struct Environment {
 impl Config {
     /// Reads the environment of this process and the config file it names, once.
     pub fn from_environment() -> Config {
-        Config::from_variables(std::env::vars_os())
+        let named: Option<(OsString, OsString)> =
+            FILE.get().map(|path| (format!("{PREFIX}CONFIG").into(), path.into()));
+        let rest =
+            std::env::vars_os().filter(|(name, _)| named.is_none() || name != "SQLITEREPLICATE_CONFIG");
+        Config::from_variables(rest.chain(named.clone()))
     }
 
     fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>) -> Config {
@@ -238,6 +250,54 @@ impl Config {
     /// `Invalid` with the URL and what is allowed.
     pub fn replica(&self, url: &str) -> Result<Arc<dyn Client>> {
         self.stores.client(&named(url)?, &Options::default(), None)
+    }
+
+    /// Every replica at a URL and below it, with its own URL.
+    ///
+    /// # Errors
+    /// As [`Config::replica`]; those of the store.
+    pub fn replicas_below(&self, url: &str) -> Result<Vec<(String, Arc<dyn Client>)>> {
+        self.stores.below(&named(url)?)
+    }
+
+    /// Removes what a replica leaves when its last file is gone: empty folders.
+    ///
+    /// # Errors
+    /// As [`Config::replica`]; those of removing a folder.
+    pub fn remove_emptied(&self, url: &str) -> Result<()> {
+        match named(url)? {
+            ReplicaUrl::File(folder) => crate::replica::file::remove_emptied(&folder),
+            ReplicaUrl::Bucket(..) => Ok(()),
+        }
+    }
+
+    /// There is a config file with a rule.
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// The files that rules of the config file are for and that replicate somewhere, by path.
+    ///
+    /// # Errors
+    /// `Invalid` for what is wrong with environment or config file; those of reading a folder.
+    pub fn databases(&self) -> Result<Vec<PathBuf>> {
+        if let Some(fault) = &self.environment.fault {
+            return Err(Error::invalid(fault.clone()));
+        }
+        let mut paths = Vec::new();
+        for rule in &self.rules {
+            for path in rule.files()? {
+                if matches!(
+                    self.resolve(&path, &mut std::iter::empty(), OpenedAs::Default)?,
+                    Decision::Replicate(_)
+                ) {
+                    paths.push(path);
+                }
+            }
+        }
+        paths.sort();
+        paths.dedup();
+        Ok(paths)
     }
 
     /// An empty place of its own beside the files of the replica that a URL names; see [`Stores::beside`].

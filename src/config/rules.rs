@@ -15,6 +15,9 @@ use super::setting::{self, Setting, Value};
 use super::url;
 use crate::error::{Error, Result};
 
+/// Ends of the names of files that belong to a database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// What one source says.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
@@ -109,6 +112,38 @@ impl Rule {
             }
         }
         Ok(Rule { pattern: pattern.to_path_buf(), layer })
+    }
+
+    /// The files that it is for, by path. What SQLite keeps beside a database is none.
+    ///
+    /// # Errors
+    /// Those of reading a folder that a glob looks into.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut found = vec![PathBuf::from("/")];
+        for part in self.pattern.components().skip(1) {
+            let name = part.as_os_str();
+            if !name.as_bytes().iter().any(is_wildcard) {
+                found.iter_mut().for_each(|path| path.push(name));
+                continue;
+            }
+            let mut deeper = Vec::new();
+            for folder in found.iter().filter(|folder| folder.is_dir()) {
+                let entries = std::fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?;
+                for entry in entries {
+                    let name_found = entry.map_err(|e| Error::io("list", folder, e))?.file_name();
+                    if glob_matches(name.as_bytes(), name_found.as_bytes()) {
+                        deeper.push(folder.join(name_found));
+                    }
+                }
+            }
+            found = deeper;
+        }
+        let beside = |path: &PathBuf| {
+            BESIDE.iter().any(|suffix| path.as_os_str().as_bytes().ends_with(suffix.as_bytes()))
+        };
+        found.retain(|path| path.is_file() && !beside(path));
+        found.sort();
+        Ok(found)
     }
 
     /// What this rule says for the database at the real path `path`; `None` when it is not for it.
@@ -219,6 +254,26 @@ mod tests {
             layer.add(setting::by_name(name.as_bytes()).unwrap(), name, value.as_bytes()).unwrap();
         }
         layer
+    }
+
+    #[test]
+    fn a_rule_finds_its_files() {
+        let folder = crate::testing::Folder::new();
+        for name in ["a/x.db", "a/x.db-wal", "a/y.txt", "b/z.db", "c.db"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"").unwrap();
+        }
+        let found = |pattern: &str| -> Vec<String> {
+            let rule = Rule::new(&folder.path().join(pattern), Layer::default()).unwrap();
+            let below = |path: &PathBuf| path.strip_prefix(folder.path()).unwrap().display().to_string();
+            rule.files().unwrap().iter().map(below).collect()
+        };
+        assert_eq!(found("*/*.db"), ["a/x.db", "b/z.db"]);
+        assert_eq!(found("a/x*"), ["a/x.db"], "without what SQLite keeps beside it");
+        assert_eq!(found("c.db"), ["c.db"]);
+        assert_eq!(found("none/*.db"), Vec::<String>::new());
+        assert_eq!(found("?"), Vec::<String>::new(), "folders are no databases");
     }
 
     #[test]

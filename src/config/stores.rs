@@ -10,7 +10,7 @@ use crate::clock::Deadline;
 use crate::error::Result;
 use crate::lock::Mutex;
 use crate::replica::s3::{Options, Place, Session, Sources};
-use crate::replica::{Client, FileReplica, S3Replica};
+use crate::replica::{Client, FileReplica, S3Replica, file};
 
 /// Sessions are shared: a thousand databases in one bucket have one pool of connections, and ask for keys once.
 #[derive(Debug, Default)]
@@ -53,6 +53,27 @@ impl Stores {
                 Arc::new(S3Replica::new(place, options, session, deadline)?)
             }
         })
+    }
+
+    /// Every replica at a place and below it, by URL.
+    ///
+    /// # Errors
+    /// As [`Stores::client`]; those of the store.
+    pub fn below(&self, url: &ReplicaUrl) -> Result<Vec<(String, Arc<dyn Client>)>> {
+        let urls: Vec<ReplicaUrl> = match url {
+            ReplicaUrl::File(folder) => file::below(folder)?.into_iter().map(ReplicaUrl::File).collect(),
+            ReplicaUrl::Bucket(place, options) => {
+                let (access, sources) = self.aws.access(options.clone())?;
+                let session = self.session(access.ca_bundle.clone(), sources)?;
+                let prefixes = S3Replica::new(place, access, session, None)?.below()?;
+                let at = |prefix| ReplicaUrl::Bucket(Place { prefix, ..place.clone() }, options.clone());
+                prefixes.into_iter().map(at).collect()
+            }
+        };
+        let client = |url: ReplicaUrl| -> Result<(String, Arc<dyn Client>)> {
+            Ok((url.to_string(), self.client(&url, &Options::default(), None)?))
+        };
+        urls.into_iter().map(client).collect()
     }
 
     /// An empty place of its own beside the files of a replica, which no reader of it looks at. A folder is made for it,

@@ -8,6 +8,7 @@
 //!                      sql, table              safe SQL functions and tables
 //!                      os, map                 forks, exit, threads; shared mappings
 //!                      engine                  the SQLite linked into the command line and tests
+//!                      signals                 the ends that the command line is asked for
 //! ```
 //! Each `unsafe` block cites the C contract it meets, from <https://sqlite.org/c3ref/vfs.html>,
 //! <https://sqlite.org/c3ref/io_methods.html> or a manual page.
@@ -35,6 +36,8 @@ pub mod overwrite;
 #[cfg(test)]
 pub(crate) mod probe;
 mod read_mark;
+#[cfg(feature = "program")]
+pub mod signals;
 pub mod sql;
 pub mod stats;
 mod stub;

@@ -211,6 +211,49 @@ impl Client for FileReplica {
     }
 }
 
+/// Every folder at or below `root` that holds a replica, by path. Links are not followed.
+///
+/// # Errors
+/// `NotFound`, `Io`.
+pub fn below(root: &Path) -> Result<Vec<PathBuf>> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("list", &folder, e))?;
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::io("list", &folder, e))?;
+            if !entry.file_type().map_err(|e| Error::io("look at", &entry.path(), e))?.is_dir() {
+                continue;
+            }
+            let is_replica = entry.file_name() == layout::LTX
+                && Level::all().any(|level| layout::folder(&folder, level).is_dir());
+            if is_replica {
+                found.push(folder.clone());
+            } else {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Removes the folders of an emptied replica; what holds something else stays.
+///
+/// # Errors
+/// `Io`.
+pub fn remove_emptied(root: &Path) -> Result<()> {
+    let levels = Level::all().map(|level| layout::folder(root, level));
+    for folder in levels.chain([root.join(layout::LTX), root.to_owned()]) {
+        match std::fs::remove_dir(&folder) {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                return Err(Error::io("remove", &folder, e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn changed(path: &Path) -> Error {
     Error::conflict(format!("{} is another file than was listed: list again", path.display()))
 }
@@ -293,6 +336,31 @@ mod tests {
         std::fs::create_dir(level.join("0000000000000003-0000000000000003.ltx")).unwrap();
         let listed = replica.list(Level::CAPTURED).unwrap();
         assert_eq!(listed.iter().map(|file| file.range).collect::<Vec<_>>(), [range]);
+    }
+
+    #[test]
+    fn replicas_below_a_folder_are_found_and_emptied_ones_go() {
+        let folder = Folder::new();
+        let range = TxidRange::one(Txid::FIRST);
+        for name in ["one", "deep/er/two", "deep"] {
+            let replica = FileReplica::at_or_create(folder.path().join(name)).unwrap();
+            replica.create(Level::CAPTURED, range, Timestamp(5), &mut Cursor::new(b"x")).unwrap();
+        }
+        std::fs::create_dir_all(folder.path().join("other/ltx/notes")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("round")).unwrap();
+        let names = || -> Vec<String> {
+            let below = below(folder.path()).unwrap();
+            below.iter().map(|p| p.strip_prefix(folder.path()).unwrap().display().to_string()).collect()
+        };
+        assert_eq!(names(), ["deep", "deep/er/two", "one"]);
+        for name in ["one", "deep"] {
+            let replica = FileReplica::at(folder.path().join(name));
+            replica.delete(&replica.list_all().unwrap()[0]).unwrap();
+            remove_emptied(replica.root()).unwrap();
+        }
+        assert_eq!(names(), ["deep/er/two"]);
+        assert!(!folder.path().join("one").exists() && folder.path().join("deep").exists());
+        assert_eq!(below(&folder.path().join("none")).unwrap_err().kind(), Kind::NotFound);
     }
 
     #[test]

@@ -38,9 +38,12 @@ impl fmt::Display for BadUrl {
     }
 }
 
+/// The folder of the levels.
+pub const LTX: &str = "ltx";
+
 /// The folder of a level.
 pub fn folder(root: &Path, level: Level) -> PathBuf {
-    root.join("ltx").join(level.to_string())
+    root.join(LTX).join(level.to_string())
 }
 
 /// The path of a file.

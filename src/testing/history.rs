@@ -127,7 +127,10 @@ impl History {
         for file in self.replica.list_all().unwrap() {
             let is_old = match file.level {
                 Level::CAPTURED => file.range.max.get() < from,
-                _ => file.range.max.get() <= base && (file.level, file.range) != (Level::SNAPSHOT, range(1, base)),
+                _ => {
+                    file.range.max.get() <= base
+                        && (file.level, file.range) != (Level::SNAPSHOT, range(1, base))
+                }
             };
             if is_old {
                 self.replica.delete(&file).unwrap();

@@ -157,8 +157,20 @@ impl S3Replica {
 
     fn parse(&self, key: &str) -> Option<(Level, TxidRange)> {
         let (level, name) = key.strip_prefix(&self.prefix)?.strip_prefix('/')?.split_once('/')?;
-        let number = u8::from_str_radix(level, 16).ok().filter(|n| level == format!("{n:04x}"))?;
-        Some((Level::new(number)?, name::parse(name)?))
+        Some((parse_level(level)?, name::parse(name)?))
+    }
+
+    /// The prefix of every replica at and below this one's, in order. One listing of everything there.
+    ///
+    /// # Errors
+    /// As [`Client::list`].
+    pub fn below(&self) -> Result<Vec<String>> {
+        let (objects, _) = self.store.list(&format!("{}/", self.prefix))?;
+        let mut prefixes: Vec<String> =
+            objects.iter().filter_map(|object| replica_of(&object.key)).map(str::to_owned).collect();
+        prefixes.sort();
+        prefixes.dedup();
+        Ok(prefixes)
     }
 
     /// Headers of an object's creation.
@@ -218,6 +230,17 @@ impl S3Replica {
         };
         Ok((answer.header("etag").unwrap_or_default().to_owned(), answer.date()))
     }
+}
+
+fn parse_level(text: &str) -> Option<Level> {
+    u8::from_str_radix(text, 16).ok().filter(|n| text == format!("{n:04x}")).and_then(Level::new)
+}
+
+/// The prefix of the replica that an object belongs to, if it is a file of one.
+fn replica_of(key: &str) -> Option<&str> {
+    let (folder, name) = key.rsplit_once('/')?;
+    let (prefix, level) = folder.rsplit_once('/')?;
+    name::parse(name).and(parse_level(level)).map(|_| prefix)
 }
 
 fn taken(store: &Store, key: &str) -> Error {
