@@ -13,7 +13,7 @@ import harness
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "python-tests"]
 # Name, command, environment.
 STEPS = [
-    ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200"}),
+    ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200", "MUTATION_RUNS": "10000"}),
     ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
     ("python-tests", PYTEST, {"LONG": "1"}),
     ("sqlite-tests", [sys.executable, "python-tests/sqlite_suite.py"], {}),

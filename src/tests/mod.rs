@@ -2,5 +2,6 @@
 
 mod model_modes;
 mod model_rows;
+mod mutations;
 mod tidy;
 mod vfs_contract;

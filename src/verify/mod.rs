@@ -11,7 +11,7 @@
 //! mod       one call, from the first file to the last     verifier   a file at a time, remembering what was verified
 //! listing   what names tell; pure                          state      the database as page checksums
 //! fold      the files that a merged one merges             sums       the numbers, in memory or in a scratch file
-//! report    what was found
+//! report    what was found                              compare    a file beside what its pages must be
 //! ```
 //!
 //! What cannot be seen from the replica alone: that its newest files are missing, or that it is an older copy of itself
@@ -20,6 +20,7 @@
 //! Memory: twice [`sums::MEMORY_BYTES_MAX`], 16 bytes for each of the newest [`verifier::POSTS_MAX`] txids, some 150
 //! bytes a file of the replica.
 
+mod compare;
 mod fold;
 mod listing;
 pub mod report;

@@ -34,7 +34,7 @@ fn every_file_of_a_sound_replica_is_proven() {
     for proven in [true, false] {
         let folder = Folder::new();
         let history = history(&folder, Plan { proven, ..PLAN });
-        for (from, base, oldest, files, merges) in [(1, 0, 1, 46, 13), (20, 5, 5, 24, 3), (29, 14, 14, 11, 1)]
+        for (from, base, oldest, files, merges) in [(1, 0, 1, 46, 13), (20, 5, 5, 26, 5), (29, 14, 14, 12, 1)]
         {
             history.retire(from, base);
             let mut last = Progress::default();
@@ -210,6 +210,28 @@ fn steps_read_what_is_new_and_nothing_twice() {
     verifier.refresh(&history.replica).unwrap();
     assert!(!verifier.step(&history.replica, 1).unwrap());
     assert_eq!((verifier.report().files, verifier.report().findings), (read, vec![]));
+}
+
+#[test]
+fn a_finding_goes_with_its_file() {
+    let folder = Folder::new();
+    let history = history(&folder, PLAN);
+    let file = history.find(Level::SNAPSHOT, range(1, 14));
+    let whole = history.bytes(&file);
+    std::fs::write(history.path(&file), &whole[1..]).unwrap();
+    let mut verifier = Verifier::new(options(&folder));
+    while verifier.step(&history.replica, 1).unwrap() {}
+    assert_eq!(problems(&verifier.report()), (vec![Trouble::Damage], Some(13)));
+    std::fs::write(history.path(&file), &whole).unwrap();
+    verifier.refresh(&history.replica).unwrap();
+    while verifier.step(&history.replica, 1).unwrap() {}
+    assert_eq!(problems(&verifier.report()), (vec![], Some(30)));
+}
+
+#[test]
+fn a_verifier_may_live_on_another_thread() {
+    fn can_move<T: Send>(_: T) {}
+    can_move(Verifier::new(options(&Folder::new())));
 }
 
 #[test]

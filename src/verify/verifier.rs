@@ -7,17 +7,22 @@
 //!           look      it is read, compared with the state if that is at its txid, and with what it merges
 //! ```
 //!
+//! What follows from what was found: [`conclusions`].
+//!
 //! A file that ends before the state (merged after the state had passed there) is read, linked by the checksums of the
 //! txids that were passed, and compared with what it merges.
 
 use super::Options;
+mod conclusions;
+
+use super::compare::{compare, is_at};
 use super::fold::{Fold, sources};
 use super::listing::examine;
-use super::report::{FINDINGS_MAX, Finding, Grade, Progress, Report, Trouble, called};
+use super::report::{FINDINGS_MAX, Finding, Progress, Report, Trouble, called};
 use super::state::{State, Tried, apply};
 use crate::error::{Error, Kind, Result};
 use crate::ltx::merge::check_link;
-use crate::ltx::{Decoder, Header, page_checksum};
+use crate::ltx::{Decoder, Header};
 use crate::replica::{Client, ReadSeek, open_decoder};
 use crate::types::{Checksum, FileInfo, Level, Position, Txid, TxidRange};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -93,7 +98,7 @@ impl Verifier {
     /// # Errors
     /// As the store says; `NotFound` when it holds no LTX files and never did.
     pub fn refresh(&mut self, client: &dyn Client) -> Result<()> {
-        let mut listing = client.list_all()?;
+        let mut listing = whole_listing(client)?;
         if listing.is_empty() && self.state.is_none() {
             return Err(Error::not_found(format!("{} holds no LTX files", client.url())));
         }
@@ -108,6 +113,9 @@ impl Verifier {
         self.progress.files = done.len() as u64;
         self.progress.bytes = done.iter().map(|file| file.size).sum();
         self.done = done.into_iter().map(|file| (key(&file), file)).collect();
+        // What was found in a file that went, or is another now, is found no longer.
+        let done = &self.done;
+        self.report.findings.retain(|finding| finding.file.is_none_or(|file| done.contains_key(&file)));
         self.pending = pending.into();
         self.captured = listing.iter().filter(|file| file.level == Level::CAPTURED).copied().collect();
         self.report.newest = listing.iter().map(|file| file.range.max).max();
@@ -440,117 +448,24 @@ impl Verifier {
             self.report.findings_left_out += 1;
         }
     }
-
-    /// Everything found, and what follows from it now.
-    fn conclusions(&self) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = self.report.findings.clone();
-        findings.extend(self.listed.iter().cloned().map(|finding| self.judged(finding)));
-        findings.extend(self.lost());
-        let is_read = self.is_listed && self.pending.is_empty();
-        let at = self.state.as_ref().map(|state| state.position.txid);
-        if is_read && at < self.report.newest && findings.iter().all(|finding| finding.grade == Grade::Notice)
-        {
-            let at = at.map_or("nothing".to_owned(), |at| format!("txid {at}"));
-            let what = format!("the files after {at} do not go on from it");
-            let remedy = "take a snapshot, so that the newest state can be restored";
-            findings.push(Finding::problem(Trouble::Gap, what, remedy));
-        }
-        findings
-    }
-
-    /// A leftover whose checksum is not that of the history at its txid is proven to be one.
-    fn judged(&self, finding: Finding) -> Finding {
-        let range = finding.file.filter(|_| finding.trouble == Trouble::Leftover).map(|(_, range)| range);
-        let stated = range.and_then(|range| *self.stated.get(&range)?);
-        let post = range.and_then(|range| self.post(range.max));
-        match (stated, post) {
-            (Some(stated), Some(post)) if stated != post => Finding { grade: Grade::Notice, ..finding },
-            _ => finding,
-        }
-    }
-
-    /// What is known to have been there and is not.
-    fn lost(&self) -> Option<Finding> {
-        let newest = self.report.newest;
-        let remedy =
-            "an older copy was put back, or files were deleted: find out before anybody goes on writing";
-        let lost = |what| Some(Finding::problem(Trouble::Lost, what, remedy));
-        let at = self.state.as_ref().map(|state| state.position.txid);
-        if self.is_listed && at > newest {
-            let (at, newest) = (at?, newest.map_or("nothing".to_owned(), |newest| format!("txid {newest}")));
-            return lost(format!("the replica ends at {newest}, but txid {at} was read in it"));
-        }
-        let expected = self.options.expected?;
-        if newest < Some(expected.txid) && self.is_listed {
-            let newest = newest.map_or("nothing".to_owned(), |newest| format!("txid {newest}"));
-            return lost(format!(
-                "the replica ends at {newest}, but txid {} was acknowledged",
-                expected.txid
-            ))
-            .map(|finding| finding.spoiling(expected.txid));
-        }
-        match self.post(expected.txid) {
-            Some(post) if post != expected.checksum => lost(format!(
-                "txid {} was acknowledged with checksum {}, but in the replica it has {post}",
-                expected.txid, expected.checksum
-            ))
-            .map(|finding| finding.spoiling(expected.txid)),
-            _ => None,
-        }
-    }
-
-    /// The newest computed state before anything that is in doubt.
-    fn verified(&self, findings: &[Finding]) -> Option<Position> {
-        let spoilt =
-            findings.iter().filter(|finding| finding.grade == Grade::Problem).filter_map(|f| f.spoils).min();
-        let end = match spoilt {
-            Some(txid) => self.posts.partition_point(|position| position.txid < txid),
-            None => self.posts.len(),
-        };
-        self.posts.get(end.checked_sub(1)?).copied()
-    }
 }
 
-fn is_at(state: &State, header: &Header) -> bool {
-    state.position.txid == header.range.max && state.page_size == header.page_size
-}
-
-/// What reading a file brought.
-struct Compared {
-    /// XOR of its page checksums.
-    total: Checksum,
-    /// The first thing that is not as in the state, or as its sources have it.
-    other: Option<String>,
-}
-
-/// Reads a file to its end beside the state at its txid and what its sources give.
-fn compare(
-    decoder: &mut Input,
-    mut state: Option<&mut State>,
-    mut fold: Option<&mut Fold>,
-) -> Result<Compared> {
-    let mut compared = Compared { total: Checksum::EMPTY, other: None };
-    let mut page = vec![0; decoder.header().page_size.bytes()];
-    while let Some(pgno) = decoder.next_page(&mut page)? {
-        let sum = page_checksum(pgno, &page);
-        compared.total = compared.total.toggle(sum);
-        let is_state = state.as_deref_mut().map_or(Ok(true), |state| Ok(state.sum(pgno)? == Some(sum)))?;
-        let is_fold = fold.as_deref_mut().map_or(Ok(true), |fold| fold.has(pgno, sum))?;
-        if !is_state || !is_fold {
-            let whose = if is_state { "the files it merges hold" } else { "the database holds then" };
-            compared
-                .other
-                .get_or_insert_with(|| format!("page {pgno} of {} is not what {whose}", decoder.name()));
+/// A listing whose levels belong together. Level 0 is listed first: what was captured and merged before the others were
+/// listed would seem to be missing there.
+fn whole_listing(client: &dyn Client) -> Result<Vec<FileInfo>> {
+    let newest = |files: &[FileInfo], most: Level| {
+        files.iter().filter(|file| file.level <= most).map(|file| file.range.max).max()
+    };
+    let mut listing = client.list_all()?;
+    for _ in 0..LISTINGS_MAX {
+        let captured = newest(&listing, Level::CAPTURED);
+        if captured == newest(&listing, Level::SNAPSHOT) {
+            break;
+        }
+        listing = client.list_all()?;
+        if captured == newest(&listing, Level::CAPTURED) {
+            break;
         }
     }
-    let (name, page_count) = (decoder.name(), decoder.header().page_count);
-    if let Some(state) = state.filter(|state| state.page_count != page_count) {
-        compared.other.get_or_insert_with(|| {
-            format!("{name} makes the database {page_count} pages long, which then has {}", state.page_count)
-        });
-    }
-    if let Some(Err(error)) = fold.map(|fold| fold.finish(name, page_count, decoder.pages())) {
-        compared.other.get_or_insert(error.to_string());
-    }
-    Ok(compared)
+    Ok(listing)
 }
