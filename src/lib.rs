@@ -15,6 +15,7 @@ pub mod error;
 pub mod extension;
 pub mod ffi;
 pub mod fs;
+pub mod legacy;
 pub mod lock;
 pub mod ltx;
 pub mod replica;

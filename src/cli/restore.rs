@@ -6,7 +6,8 @@ use super::show::{self, Column};
 use super::terminal::Terminal;
 use crate::catalog::{Chain, Target, chain_to, settle};
 use crate::config::Config;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::legacy;
 use crate::replica::Client;
 use crate::restore::{self, Options, Restored};
 use clap::Args;
@@ -61,6 +62,9 @@ impl Restore {
         if let Some(notice) = &wanted.notice {
             terminal.notice(notice);
         }
+        if let Some(found) = legacy::find(&*client, wanted.target)? {
+            return self.legacy(&found);
+        }
         let done = match (self.dry_run, self.path.as_ref().or(self.output_path.as_ref())) {
             (true, _) => plan(&*client, wanted.target).map(|(chain, notice)| (self.planned(&chain), notice)),
             (false, Some(path)) => restore::restore(&*client, wanted.target, path, Options::default())
@@ -80,6 +84,36 @@ impl Restore {
                 Ok(answer)
             }
         }
+    }
+
+    /// From a replica of Litestream 0.3, of which there is no plan to be shown.
+    fn legacy(&self, found: &legacy::Found<'_>) -> Result<Answer> {
+        let Some(path) = self.path.as_ref().or(self.output_path.as_ref()).filter(|_| !self.dry_run) else {
+            return Err(Error::invalid(
+                "a replica of Litestream 0.3 is restored at once: leave --dry-run out",
+            ));
+        };
+        let restored = legacy::restore(found, path)?;
+        let legacy::Restored { generation, snapshot_index, index, created_at, page_size, bytes, objects } =
+            restored;
+        let value = json!({
+            "path": path.to_string_lossy(),
+            "txid": null,
+            "generation": generation,
+            "snapshot_index": snapshot_index,
+            "index": index,
+            "created_at": created_at.to_string(),
+            "page_size": page_size.map(|size| size.get()),
+            "database_bytes": bytes,
+            "objects": objects,
+        });
+        Ok(Answer::new(self.output.json, value, || {
+            format!(
+                "restored {} from generation {generation} of Litestream 0.3, of {created_at}\n{bytes} bytes from \
+                 {objects} objects: snapshot {snapshot_index:08x}, WAL up to {index:08x}\n",
+                path.display()
+            )
+        }))
     }
 
     fn restored(&self, path: &Path, restored: &Restored) -> Answer {

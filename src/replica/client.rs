@@ -1,5 +1,6 @@
 //! The one seam between the engines and a store.
 
+use super::objects::Objects;
 use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, name};
 use crate::types::{FileInfo, Level, Timestamp, TxidRange};
@@ -99,6 +100,11 @@ pub trait Client: Send + Sync {
     /// # Errors
     /// `NotFound` when the replica itself is gone.
     fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>>;
+
+    /// The same place by the names of its objects, where the store can show that.
+    fn objects(&self) -> Option<&dyn Objects> {
+        None
+    }
 
     /// Deletes exactly the object that was listed; one that is gone already is deleted.
     ///

@@ -12,6 +12,7 @@
 
 use super::client::{Client, ReadSeek};
 use super::layout;
+use super::objects::{ObjectInfo, Objects};
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
 use crate::lock::Mutex;
@@ -197,6 +198,10 @@ impl Client for FileReplica {
         }
     }
 
+    fn objects(&self) -> Option<&dyn Objects> {
+        Some(self)
+    }
+
     fn delete(&self, file: &FileInfo) -> Result<()> {
         let path = self.path(file.level, file.range);
         match self.stat(file.level, file.range)? {
@@ -254,25 +259,70 @@ pub fn remove_emptied(root: &Path) -> Result<()> {
     Ok(())
 }
 
+impl Objects for FileReplica {
+    fn list_below(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
+        self.check_root()?;
+        let (mut objects, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+        while let Some(name) = folders.pop() {
+            let path = self.root.join(&name);
+            let entries = match std::fs::read_dir(&path) {
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+                other => other.map_err(|e| Error::io("list", &path, e))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| Error::io("list", &path, e))?;
+                // What has no name in UTF-8 is no object of a known layout.
+                let Some(name) = entry.file_name().to_str().map(|last| format!("{name}/{last}")) else {
+                    continue;
+                };
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => folders.push(name),
+                    Ok(metadata) if metadata.is_file() => objects.push(object(name, &metadata)),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io("look at", &entry.path(), e)),
+                }
+            }
+        }
+        objects.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(objects)
+    }
+
+    fn read(&self, listed: &ObjectInfo) -> Result<Box<dyn Read + Send>> {
+        let path = self.root.join(&listed.name);
+        let opened = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let metadata = opened.metadata().map_err(|e| Error::io("look at", &path, e))?;
+        if object(listed.name.clone(), &metadata) != *listed {
+            return Err(changed(&path));
+        }
+        Ok(Box::new(opened))
+    }
+}
+
+fn object(name: String, metadata: &Metadata) -> ObjectInfo {
+    let (created_at, identity) = identity(metadata);
+    ObjectInfo { name, size: metadata.len(), created_at, identity }
+}
+
 fn changed(path: &Path) -> Error {
     Error::conflict(format!("{} is another file than was listed: list again", path.display()))
 }
 
 fn info(level: Level, range: TxidRange, metadata: &Metadata) -> FileInfo {
+    let (created_at, identity) = identity(metadata);
+    FileInfo { level, range, size: metadata.len(), created_at, identity }
+}
+
+fn identity(metadata: &Metadata) -> (Timestamp, Identity) {
     let ns = |seconds: i64, rest: i64| seconds as i128 * 1_000_000_000 + rest as i128;
     let modified_ns = ns(metadata.mtime(), metadata.mtime_nsec());
-    FileInfo {
-        level,
-        range,
-        size: metadata.len(),
-        created_at: Timestamp(modified_ns.div_euclid(NS_PER_MS) as i64),
-        identity: Identity::File {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-            modified_ns,
-        },
-    }
+    let identity = Identity::File {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        modified_ns,
+    };
+    (Timestamp(modified_ns.div_euclid(NS_PER_MS) as i64), identity)
 }
 
 #[cfg(test)]

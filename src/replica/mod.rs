@@ -5,8 +5,10 @@ pub mod client;
 mod conformance;
 pub mod file;
 pub mod layout;
+pub mod objects;
 pub mod s3;
 
 pub use client::{Client, ReadSeek, open_decoder};
 pub use file::FileReplica;
+pub use objects::{ObjectInfo, Objects};
 pub use s3::S3Replica;

@@ -77,7 +77,10 @@ pub fn restore(client: &dyn Client, target: Target, output: &Path, options: Opti
 }
 
 /// Refuses an output that exists, and files that SQLite would take for a part of it.
-fn check_output(output: &Path) -> Result<()> {
+///
+/// # Errors
+/// `Exists`; `NotFound` for a missing folder; `Invalid` for a path that names no file.
+pub fn check_output(output: &Path) -> Result<()> {
     if output.file_name().is_none() {
         return Err(Error::invalid(format!("cannot restore to '{}': that names no file", output.display())));
     }

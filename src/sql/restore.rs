@@ -8,6 +8,7 @@ use crate::clock;
 use crate::database::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::sql::{Call, Value};
+use crate::legacy;
 use crate::replica::Client;
 use crate::restore;
 use crate::staging::seed::{self, Seed};
@@ -28,7 +29,8 @@ impl Default for Options {
     }
 }
 
-/// Restores a replica into a new file; returns the txid, NULL where `if_replica_exists` finds none.
+/// Restores a replica into a new file; returns the txid, NULL where `if_replica_exists` finds none, 0
+/// from a replica of Litestream 0.3, which has no txids.
 pub fn restore(call: &Call<'_>) -> Result<Value> {
     let given = call.arguments();
     let url = arguments::text(&given[0], "url")?;
@@ -38,6 +40,20 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
         Some(value) => parse(arguments::text(value, "options")?)?,
     };
     let replica = Runtime::get().config.replica(url)?;
+    if let Some(found) = legacy::find(&*replica, options.target)? {
+        if options.go_on {
+            return Err(Error::invalid(format!(
+                "{url} was written by Litestream 0.3, whose history cannot be continued: restore without \
+                 continue, and replicate into an empty place"
+            )));
+        }
+        legacy::restore(&found, Path::new(path))?;
+        if let Some(notice) = &options.notice {
+            call.connection().notice(notice);
+            Runtime::get().notice(notice);
+        }
+        return Ok(Value::Integer(0));
+    }
     if options.go_on {
         seed::folder(&crate::config::real_path(Path::new(path)))?;
     }

@@ -95,6 +95,25 @@ fn checksum(big_endian: bool, from: (u32, u32), bytes: &[u8]) -> (u32, u32) {
     (a, b)
 }
 
+impl WalHeader {
+    /// Where the chain of checksums starts.
+    pub fn checksum(&self) -> (u32, u32) {
+        self.checksum
+    }
+}
+
+/// What a frame (header and page) says, and the chain of checksums after it. `None` when a recovery would stop before
+/// it: another length, other salts, another checksum than its bytes and the chain `before` give, or page 0.
+pub fn proven(header: &WalHeader, before: (u32, u32), frame: &[u8]) -> Option<(FrameHeader, (u32, u32))> {
+    let found = parse_frame_header(frame)?;
+    if frame.len() != FRAME_HEADER_LEN + header.page_size.bytes() || found.salts != header.salts {
+        return None;
+    }
+    let big = header.big_endian_checksum;
+    let sum = checksum(big, checksum(big, before, &frame[..8]), &frame[FRAME_HEADER_LEN..]);
+    (sum == found.checksum).then_some((found, sum))
+}
+
 /// Follows a WAL frame by frame, as a recovery would, and keeps the last committed frame of each page.
 ///
 /// Used where no wal-index is to be had: a database at rest, and `locking_mode=EXCLUSIVE` without shared memory.
@@ -150,16 +169,7 @@ impl Chain {
 
     /// Offers the bytes of the next frame (header and page). `false` when a recovery would stop before it.
     pub fn accept(&mut self, frame: &[u8]) -> bool {
-        let Some(header) = parse_frame_header(frame) else { return false };
-        let page_end = FRAME_HEADER_LEN + self.header.page_size.bytes();
-        if frame.len() != page_end || header.salts != self.header.salts {
-            return false;
-        }
-        let big = self.header.big_endian_checksum;
-        let sum = checksum(big, checksum(big, self.checksum, &frame[..8]), &frame[FRAME_HEADER_LEN..]);
-        if sum != header.checksum {
-            return false;
-        }
+        let Some((header, sum)) = proven(&self.header, self.checksum, frame) else { return false };
         self.checksum = sum;
         self.push(header);
         true

@@ -25,10 +25,11 @@ mod sign;
 mod store;
 
 use std::collections::HashMap;
-use std::io::SeekFrom;
+use std::io::{Read, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::client::{Client, ReadSeek};
+use super::objects::{ObjectInfo, Objects};
 use crate::clock::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
@@ -355,6 +356,10 @@ impl Client for S3Replica {
         Ok(Some(FileInfo { level, range, size, created_at: stamp.unwrap_or(modified), identity }))
     }
 
+    fn objects(&self) -> Option<&dyn Objects> {
+        Some(self)
+    }
+
     fn delete(&self, file: &FileInfo) -> Result<()> {
         let key = self.key(file.level, file.range);
         let Some(found) = self.stat(file.level, file.range)? else { return Ok(()) };
@@ -373,6 +378,30 @@ impl Client for S3Replica {
             },
             other => other,
         }
+    }
+}
+
+impl Objects for S3Replica {
+    fn list_below(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
+        let (objects, told_at) = self.store.list(&format!("{}/{folder}/", self.prefix))?;
+        let below = |key: &str| Some(key.strip_prefix(&self.prefix)?.strip_prefix('/')?.to_owned());
+        let mut found = Vec::new();
+        for Listed { key, size, etag: tag, modified } in objects {
+            let etag = etag(&tag, &self.store, &key)?;
+            let identity = Identity::Stored { etag, modified: Some(seconds(modified)), told_at };
+            let name = below(&key);
+            found.extend(name.map(|name| ObjectInfo { name, size, created_at: modified, identity }));
+        }
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(found)
+    }
+
+    fn read(&self, object: &ObjectInfo) -> Result<Box<dyn Read + Send>> {
+        let key = format!("{}/{}", self.prefix, object.name);
+        let Identity::Stored { etag, .. } = object.identity else {
+            return Err(Error::conflict(format!("{}/{key} was not listed here", self.store)));
+        };
+        Ok(Box::new(Object::open(Arc::clone(&self.store), key, etag, object.size)?))
     }
 }
 
