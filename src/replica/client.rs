@@ -4,7 +4,8 @@ use super::objects::Objects;
 use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, name};
 use crate::types::{FileInfo, Level, Timestamp, TxidRange};
-use std::io::{Read, Seek};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::Path;
 
 /// An object's bytes.
 pub trait ReadSeek: Read + Seek + Send {}
@@ -75,6 +76,27 @@ pub trait Client: Send + Sync {
     /// `NotFound` when it is gone, `Conflict` when its name holds another object: list again.
     fn open(&self, file: &FileInfo) -> Result<Box<dyn ReadSeek>>;
 
+    /// Fills `buffer` with the bytes from `offset` on of exactly the object that was listed.
+    ///
+    /// # Errors
+    /// As [`Client::open`]; `Conflict`, too, when it is shorter than it was.
+    fn read_at(&self, file: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut object = self.open(file)?;
+        let read = object.seek(SeekFrom::Start(offset)).and_then(|_| object.read_exact(buffer));
+        read.map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => {
+                Error::conflict(format!("{} is shorter than it was listed: list again", describe(file)))
+            }
+            _ => cannot_read(&describe(file), e),
+        })
+    }
+
+    /// Reads that can be under way at the same time before one slows down another, where that is more than the
+    /// processor has cores: most of a read's time is a wait.
+    fn reads_at_once(&self) -> usize {
+        1
+    }
+
     /// Stores `body` whole, from its beginning, under a free name. It survives a loss of power once a later `create` of this client has
     /// returned, or [`Client::make_durable`]. Until then, a loss of power can take the name, never a part of the bytes.
     ///
@@ -113,19 +135,36 @@ pub trait Client: Send + Sync {
     fn delete(&self, file: &FileInfo) -> Result<()>;
 }
 
+/// What failed while an object was read: an error of ours that went through a reader comes back as it was.
+pub(super) fn cannot_read(name: &str, error: std::io::Error) -> Error {
+    error.downcast::<Error>().unwrap_or_else(|error| Error::io("read", Path::new(name), error))
+}
+
+/// A file of a replica, for messages.
+pub fn describe(file: &FileInfo) -> String {
+    format!("level {} file {}", file.level, name::format(file.range))
+}
+
 /// Opens a listed file to be decoded; its header must say the txids its name says.
 ///
 /// # Errors
 /// As [`Client::open`] and [`Decoder::new`]; `Corrupt` for a file under a wrong name.
 pub fn open_decoder(client: &dyn Client, file: &FileInfo) -> Result<Decoder<Box<dyn ReadSeek>>> {
-    let name = format!("level {} file {}", file.level, name::format(file.range));
-    let decoder = Decoder::new(client.open(file)?, name)?;
-    let found = decoder.header().range;
-    if found != file.range {
-        return Err(Error::corrupt(format!(
-            "{} holds txids {found}: it was renamed or swapped with another file",
-            decoder.name()
-        )));
-    }
+    let decoder = Decoder::new(client.open(file)?, describe(file))?;
+    check_range(file, decoder.header().range)?;
     Ok(decoder)
+}
+
+/// Whether the header of a listed file says the txids that its name says.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn check_range(file: &FileInfo, found: TxidRange) -> Result<()> {
+    if found == file.range {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "{} holds txids {found}: it was renamed or swapped with another file",
+        describe(file)
+    )))
 }

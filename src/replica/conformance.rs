@@ -67,6 +67,11 @@ fn a_created_object_is_listed_found_and_read(client: &dyn Client) {
     reader.seek(SeekFrom::Start(1000)).unwrap();
     reader.read_exact(&mut part).unwrap();
     assert_eq!(part, body[1000..1004]);
+    for (from, to) in [(0, 300_000), (0, 100), (299_976, 300_000), (7, 8), (9, 9)] {
+        let mut part = vec![0; to - from];
+        client.read_at(&made, from as u64, &mut part).unwrap();
+        assert!(part == body[from..to], "bytes {from} to {to}");
+    }
 }
 
 fn a_listing_is_sorted_and_of_one_level(client: &dyn Client) {
@@ -135,9 +140,11 @@ fn open_tells_gone_from_changed(client: &dyn Client) {
     let old = create(client, range(1, 1), 1, b"old").unwrap();
     client.delete(&old).unwrap();
     assert_eq!(client.open(&old).map(|_| ()).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(client.read_at(&old, 1, &mut [0]).unwrap_err().kind(), Kind::NotFound);
     let new = create(client, range(1, 1), 2, b"new").unwrap();
     assert!(!new.same_object(&old));
     assert_eq!(client.open(&old).map(|_| ()).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(client.read_at(&old, 1, &mut [0]).unwrap_err().kind(), Kind::Conflict);
     assert_eq!(read(client, &new), b"new");
 }
 

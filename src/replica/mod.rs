@@ -8,7 +8,7 @@ pub mod layout;
 pub mod objects;
 pub mod s3;
 
-pub use client::{Client, ReadSeek, open_decoder};
+pub use client::{Client, ReadSeek, check_range, describe, open_decoder};
 pub use file::FileReplica;
 pub use objects::{ObjectInfo, Objects};
 pub use s3::S3Replica;

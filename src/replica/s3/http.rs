@@ -20,8 +20,8 @@ use crate::types::Timestamp;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest silence of a store: some serialize contended conditional puts in steps of a second.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// One for each thread that may upload.
-const IDLE_MAX: usize = 8;
+/// Connections that wait for their next request: one for each thread of a restore, and more than may upload.
+pub const IDLE_MAX: usize = 16;
 /// Services of the machine itself answer at once, or there are none.
 const NEARBY_MAX: Duration = Duration::from_secs(2);
 /// Longest answer that is read as a text: a page of a listing is below 1 MiB.

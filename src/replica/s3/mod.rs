@@ -308,6 +308,18 @@ impl Client for S3Replica {
         Ok(Box::new(Object::open(Arc::clone(&self.store), key, etag, file.size)?))
     }
 
+    fn read_at(&self, file: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let key = self.key(file.level, file.range);
+        let Identity::Stored { etag, .. } = file.identity else {
+            return Err(Error::conflict(format!("{}/{key} was not listed here", self.store)));
+        };
+        Object::read_part(Arc::clone(&self.store), key, etag, offset, buffer)
+    }
+
+    fn reads_at_once(&self) -> usize {
+        http::IDLE_MAX
+    }
+
     fn create(
         &self,
         level: Level,

@@ -1,4 +1,5 @@
-//! The bytes of one object, read in order from wherever the reader seeks to, always of the object that was listed.
+//! The bytes of one object, read in order from wherever the reader seeks to, always of the object that was listed; or
+//! a part of them, asked for alone, so that the connection can serve the next request.
 //!
 //! A body that breaks off is asked for again from where it broke, a few times in a row: reads are safe to repeat.
 
@@ -6,6 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::client::cannot_read;
 use super::store::Store;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
@@ -22,6 +24,8 @@ pub struct Object {
     key: String,
     etag: Etag,
     size: u64,
+    /// Nothing past it is asked for.
+    end: Option<u64>,
     /// Where the reader stands, and where the body does.
     at: u64,
     body_at: u64,
@@ -34,13 +38,38 @@ impl Object {
     /// # Errors
     /// `NotFound` when the key is free, `Conflict` when it holds another object.
     pub fn open(store: Arc<Store>, key: String, etag: Etag, size: u64) -> Result<Object> {
-        let mut object = Object { store, key, etag, size, at: 0, body_at: 0, body: None };
+        let mut object = Object { store, key, etag, size, end: None, at: 0, body_at: 0, body: None };
         object.ask()?;
         Ok(object)
     }
 
+    /// Fills `buffer` from `offset` on, with one request if all goes well.
+    ///
+    /// # Errors
+    /// As [`Object::open`].
+    pub fn read_part(
+        store: Arc<Store>,
+        key: String,
+        etag: Etag,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let end = offset + buffer.len() as u64;
+        let mut object =
+            Object { store, key, etag, size: end, end: Some(end), at: offset, body_at: 0, body: None };
+        object.ask()?;
+        let read = object.read_exact(buffer);
+        read.map_err(|error| cannot_read(&format!("{}/{}", object.store, object.key), error))?;
+        // The connection is free for the next request once the end of the body was seen. Whether it was is no matter.
+        let _ = object.body.as_mut().map(|body| body.read(&mut [0]));
+        Ok(())
+    }
+
     fn ask(&mut self) -> Result<()> {
-        let answer = self.store.get(&self.key, self.etag.as_str(), self.at).map_err(|error| {
+        let answer = self.store.get(&self.key, self.etag.as_str(), self.at, self.end).map_err(|error| {
             if error.kind() != Kind::Exists {
                 return error;
             }

@@ -109,7 +109,7 @@ impl Store {
     fn read_probe(&self, key: &str, expected: &[u8]) -> Result<Option<(bool, String)>> {
         let found = self.head(key)?.and_then(|answer| answer.header("etag").map(str::to_owned));
         let Some(etag) = found else { return Ok(None) };
-        let reads_back = match self.get(key, &etag, 0) {
+        let reads_back = match self.get(key, &etag, 0, None) {
             Ok(answer) => {
                 let mut bytes = Vec::new();
                 let read = answer.into_reader().take(100).read_to_end(&mut bytes);

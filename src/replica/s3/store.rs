@@ -56,12 +56,13 @@ impl Store {
         self.send(&Call { method: "PUT", key, query: &[], headers }, body)
     }
 
-    /// The bytes from `offset` on, of exactly the object with this ETag.
+    /// The bytes from `offset` on, or those in front of `end` only, of exactly the object with this ETag.
     ///
     /// # Errors
     /// `NotFound` when the key is free, `Exists` when it holds another object.
-    pub fn get(&self, key: &str, etag: &str, offset: u64) -> Result<Answer> {
-        let headers = vec![("if-match", etag.to_owned()), ("range", format!("bytes={offset}-"))];
+    pub fn get(&self, key: &str, etag: &str, offset: u64, end: Option<u64>) -> Result<Answer> {
+        let last = end.map_or_else(String::new, |end| (end - 1).to_string());
+        let headers = vec![("if-match", etag.to_owned()), ("range", format!("bytes={offset}-{last}"))];
         let call = Call { method: "GET", key, query: &[], headers };
         self.looked(|| self.call(&call))
     }
