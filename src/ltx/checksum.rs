@@ -4,6 +4,9 @@
 //! are one step of shifts without a table, and x^256 reduces to x^16 + x^12 + x^4 + 1, which lets four lanes
 //! of eight bytes run side by side. Half the size and twice the speed of a 16 KiB table, on any processor.
 //! `crc64fast` computes CRC-64/XZ, another polynomial.
+//!
+//! The checksum of two texts one after the other follows from theirs: [`Shift`]. So the parts of a file can be summed up
+//! side by side, and a page is read once for its own checksum and for that of its file.
 
 use crate::types::{Checksum, Pgno};
 
@@ -58,6 +61,67 @@ impl Crc64 {
     pub const fn value(&self) -> u64 {
         !self.0
     }
+
+    /// Goes on with a text as long as `shift` is, of which only the CRC is known.
+    pub fn append(&mut self, crc: u64, shift: &Shift) {
+        self.0 = !(shift.apply(self.value()) ^ crc);
+    }
+
+    /// The same for a text of any length.
+    pub fn append_bytes(&mut self, crc: u64, bytes: u64) {
+        self.0 = !(multiply(power(bytes), self.value()) ^ crc);
+    }
+}
+
+/// What so many bytes that follow do to a CRC: it is multiplied by x^(8 * bytes). Dear to make, cheap to use.
+pub struct Shift([[u64; 16]; 16]);
+
+impl Shift {
+    pub fn new(bytes: u64) -> Shift {
+        let factor = power(bytes);
+        let mut table = [[0; 16]; 16];
+        for (place, products) in table.iter_mut().enumerate() {
+            for (digit, product) in products.iter_mut().enumerate() {
+                *product = multiply(factor, (digit as u64) << (4 * place));
+            }
+        }
+        Shift(table)
+    }
+
+    fn apply(&self, crc: u64) -> u64 {
+        let digits = self.0.iter().enumerate();
+        digits.fold(0, |sum, (place, products)| sum ^ products[(crc >> (4 * place)) as usize & 15])
+    }
+}
+
+/// The polynomial 1; x^n is `ONE >> n`.
+const ONE: u64 = 1 << 63;
+
+/// x^(8 * bytes).
+fn power(bytes: u64) -> u64 {
+    let mut factor = ONE;
+    // x^8, and its square for each further bit.
+    let mut square = ONE >> 8;
+    let mut left = bytes;
+    while left > 0 {
+        if left & 1 == 1 {
+            factor = multiply(factor, square);
+        }
+        square = multiply(square, square);
+        left >>= 1;
+    }
+    factor
+}
+
+fn multiply(a: u64, b: u64) -> u64 {
+    let (mut product, mut shifted) = (0, b);
+    for power in 0..64 {
+        if a & (ONE >> power) != 0 {
+            product ^= shifted;
+        }
+        shifted = (shifted >> 1) ^ if shifted & 1 == 1 { 0xD800_0000_0000_0000 } else { 0 };
+    }
+    product
 }
 
 fn words(block: &[u8; 32]) -> [u64; 4] {
@@ -127,6 +191,22 @@ mod tests {
             split.update(a);
             split.update(b);
             assert_eq!(split.value(), expected, "length {length} in two parts");
+        }
+    }
+
+    #[test]
+    fn a_text_follows_by_its_checksum_alone() {
+        let data: Vec<u8> = (0..900u32).map(|i| (i.wrapping_mul(2654435761) >> 11) as u8).collect();
+        for split in (0..data.len()).step_by(7) {
+            let (before, after) = data.split_at(split);
+            let mut joined = Crc64::new();
+            joined.update(before);
+            joined.append(crc(after), &Shift::new(after.len() as u64));
+            assert_eq!(joined.value(), crc(&data), "split at {split}");
+            let mut joined = Crc64::new();
+            joined.update(before);
+            joined.append_bytes(crc(after), after.len() as u64);
+            assert_eq!(joined.value(), crc(&data), "split at {split}");
         }
     }
 

@@ -4,11 +4,9 @@
 //! included), then a zero byte, then a u64 with the bytes of all that but itself; the trailer follows.
 
 use super::damage::Damage;
+use super::encoder::{check_complete, check_order};
 use super::header::Header;
-use crate::error::{Error, Result};
 use crate::types::Pgno;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 
 /// Bytes of the checksum of the database and of the file at the end.
 pub const TRAILER_BYTES: u64 = 16;
@@ -27,7 +25,7 @@ pub struct Entry {
 
 impl Entry {
     /// Calls `sink` with the bytes of this entry.
-    pub(super) fn encode(&self, sink: impl FnOnce(&[u8])) {
+    pub fn encode(&self, sink: impl FnOnce(&[u8])) {
         let mut bytes = [0; ENTRY_BYTES_MAX];
         let mut length = 0;
         for value in [self.pgno.get() as u64, self.offset, self.length] {
@@ -44,50 +42,62 @@ impl Entry {
     }
 }
 
-/// Reads the page index of a whole file. `name` is the file's, for messages.
-///
-/// Memory is bounded by the size of the index in the file. The entries are checked to be ascending and to
-/// cover exactly the bytes between header and index; the pages themselves are not read.
-///
-/// # Errors
-/// `Corrupt` with file and offset; `Io`.
-pub fn read(file: &mut (impl Read + Seek), name: &str) -> Result<Vec<Entry>> {
-    let io = |e| Error::io("read", Path::new(name), e);
-    let size = file.seek(SeekFrom::End(0)).map_err(io)?;
-    let around = Header::BYTES as u64 + END_MARK_BYTES + 8 + TRAILER_BYTES;
-    let room = size.checked_sub(around).ok_or_else(|| Damage::Truncated.at(name, size))?;
-    let size_at = size - TRAILER_BYTES - 8;
-    file.seek(SeekFrom::Start(size_at)).map_err(io)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(io)?;
-    let length = u64::from_be_bytes(length);
-    if length > room {
-        return Err(Damage::IndexSize { expected: room, found: length }.at(name, size_at));
-    }
-    let index_at = size_at - length;
-    file.seek(SeekFrom::Start(index_at)).map_err(io)?;
-    let mut bytes = vec![0; length as usize];
-    file.read_exact(&mut bytes).map_err(io)?;
-    parse(&bytes, index_at - END_MARK_BYTES).ok_or_else(|| Damage::Index.at(name, index_at))
+/// The entries of a page index, read a stretch at a time. They are checked to be those of a file with this header, and
+/// that their records lie end to end from the header to the end mark.
+#[derive(Debug)]
+pub struct Walk {
+    header: Header,
+    last: Option<Pgno>,
+    /// Where the next record begins, and where the last one must end.
+    offset: u64,
+    end: u64,
 }
 
-/// The entries in `bytes`, whose records must lie end to end from the header to `end`.
-fn parse(bytes: &[u8], end: u64) -> Option<Vec<Entry>> {
-    let mut entries = Vec::with_capacity(bytes.len() / 4);
-    let mut rest = bytes;
-    let mut offset = Header::BYTES as u64;
-    let mut last = 0;
-    loop {
-        let Some(pgno) = Pgno::new(u32::try_from(varint(&mut rest)?).ok()?) else {
-            return (rest.is_empty() && offset == end).then_some(entries);
-        };
-        let entry = Entry { pgno, offset: varint(&mut rest)?, length: varint(&mut rest)? };
-        if pgno.get() <= last || entry.offset != offset {
-            return None;
+/// What a walk comes upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Entry(Entry),
+    /// The index is over, and in order.
+    End,
+    /// More bytes must follow to tell.
+    More,
+}
+
+impl Walk {
+    /// `index_at`: where the index begins.
+    ///
+    /// # Errors
+    /// `Truncated` when nothing can lie before it.
+    pub fn new(header: &Header, index_at: u64) -> Result<Walk, Damage> {
+        let offset = Header::BYTES as u64;
+        let end =
+            index_at.checked_sub(END_MARK_BYTES).filter(|end| *end >= offset).ok_or(Damage::Truncated)?;
+        Ok(Walk { header: *header, last: None, offset, end })
+    }
+
+    /// The next entry in `bytes`, which lose it. `is_all`: nothing follows them.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn next(&mut self, bytes: &mut &[u8], is_all: bool) -> Result<Step, Damage> {
+        if !is_all && bytes.len() < ENTRY_BYTES_MAX {
+            return Ok(Step::More);
         }
-        last = pgno.get();
-        offset = offset.checked_add(entry.length)?;
-        entries.push(entry);
+        let number = varint(bytes).and_then(|number| u32::try_from(number).ok()).ok_or(Damage::Index)?;
+        let Some(pgno) = Pgno::new(number) else {
+            let in_order = bytes.is_empty() && is_all && self.offset == self.end;
+            check_complete(&self.header, self.last)?;
+            return if in_order { Ok(Step::End) } else { Err(Damage::Index) };
+        };
+        let (offset, length) = varint(bytes).zip(varint(bytes)).ok_or(Damage::Index)?;
+        let end = offset.checked_add(length).filter(|end| *end <= self.end);
+        check_order(&self.header, self.last, pgno)?;
+        if offset != self.offset || length == 0 {
+            return Err(Damage::Index);
+        }
+        self.offset = end.ok_or(Damage::Index)?;
+        self.last = Some(pgno);
+        Ok(Step::Entry(Entry { pgno, offset, length }))
     }
 }
 
@@ -111,6 +121,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ltx::sample::header;
 
     #[test]
     fn entry_reads_back_at_the_edges_of_its_varints() {
@@ -133,23 +144,64 @@ mod tests {
         assert_eq!(varint(&mut &[0x80u8][..]), None);
     }
 
+    /// The entries of an index in front of `index_at`, given in stretches of `stretch` bytes.
+    fn walk(bytes: &[u8], index_at: u64, stretch: usize) -> Result<Vec<Entry>, Damage> {
+        let mut walk = Walk::new(&header(2, 2, 512, 9), index_at)?;
+        let (mut there, mut entries) = (stretch.min(bytes.len()), Vec::new());
+        let mut at = 0;
+        loop {
+            let mut rest = &bytes[at..there];
+            match walk.next(&mut rest, there == bytes.len())? {
+                Step::Entry(entry) => entries.push(entry),
+                Step::End => return Ok(entries),
+                Step::More => {
+                    there = (there + stretch).min(bytes.len());
+                    continue;
+                }
+            }
+            at = there - rest.len();
+        }
+    }
+
+    fn index(entries: &[(u32, u64, u64)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(pgno, offset, length) in entries {
+            let entry = Entry { pgno: Pgno::new(pgno).unwrap(), offset, length };
+            entry.encode(|b| bytes.extend_from_slice(b));
+        }
+        bytes.push(0);
+        bytes
+    }
+
     #[test]
     fn records_must_lie_end_to_end() {
-        let index = |entries: &[(u32, u64, u64)]| {
-            let mut bytes = Vec::new();
-            for &(pgno, offset, length) in entries {
-                let entry = Entry { pgno: Pgno::new(pgno).unwrap(), offset, length };
-                entry.encode(|b| bytes.extend_from_slice(b));
-            }
-            bytes.push(0);
-            bytes
-        };
-        assert_eq!(parse(&index(&[(1, 100, 20), (3, 120, 10)]), 130).unwrap().len(), 2);
-        assert_eq!(parse(&index(&[]), 100), Some(vec![]));
-        assert_eq!(parse(&index(&[(1, 100, 20), (3, 121, 10)]), 131), None, "a hole");
-        assert_eq!(parse(&index(&[(1, 100, 20), (1, 120, 10)]), 130), None, "twice");
-        assert_eq!(parse(&index(&[(1, 100, 20)]), 121), None, "bytes left");
-        assert_eq!(parse(&index(&[(1, 100, u64::MAX)]), 99), None, "overflow");
-        assert_eq!(parse(&[], 100), None);
+        for stretch in 1..60 {
+            assert_eq!(walk(&index(&[(1, 100, 20), (3, 120, 10)]), 136, stretch).unwrap().len(), 2);
+        }
+        assert_eq!(walk(&index(&[]), 106, 9), Ok(vec![]));
+        assert_eq!(refused(&[(1, 100, 20), (3, 121, 10)], 137), Damage::Index, "a hole");
+        assert_eq!(refused(&[(1, 100, 20), (3, 119, 10)], 135), Damage::Index, "an overlap");
+        assert_eq!(refused(&[(1, 100, 20)], 127), Damage::Index, "bytes left");
+        assert_eq!(refused(&[(1, 100, u64::MAX)], 105 + 6), Damage::Index, "overflow");
+        assert_eq!(refused(&[], 100), Damage::Truncated, "no room for the header");
+        assert_eq!(walk(&[], 106, 9), Err(Damage::Index));
+        assert_eq!(walk(&[0, 0], 106, 9), Err(Damage::Index), "bytes after the end");
+        assert_eq!(walk(&[0x80; 30], 106, 9), Err(Damage::Index));
+    }
+
+    #[test]
+    fn pages_must_be_those_that_the_header_allows() {
+        let order = refused(&[(1, 100, 20), (1, 120, 10)], 136);
+        assert_eq!(order, Damage::PageOrder { last: 1, found: 1 });
+        assert_eq!(refused(&[(10, 100, 20)], 126), Damage::PastEnd { pgno: 10, page_count: 9 });
+        let mut walk = Walk::new(&header(1, 1, 512, 2), 126).unwrap();
+        let bytes = index(&[(1, 100, 20)]);
+        let mut rest = &bytes[..];
+        assert!(matches!(walk.next(&mut rest, true), Ok(Step::Entry(_))));
+        assert_eq!(walk.next(&mut rest, true), Err(Damage::MissingPage { expected: 2, found: None }));
+    }
+
+    fn refused(entries: &[(u32, u64, u64)], index_at: u64) -> Damage {
+        walk(&index(entries), index_at, 99).unwrap_err()
     }
 }

@@ -17,6 +17,7 @@ pub mod header;
 pub mod index;
 pub mod merge;
 pub mod name;
+pub mod parts;
 #[cfg(test)]
 pub(crate) mod sample;
 

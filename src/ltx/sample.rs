@@ -1,6 +1,8 @@
 //! Small files and seeded noise for the tests of every room that reads LTX.
 
-use super::{Encoder, Header, WalSpan};
+use super::index::Step;
+use super::parts::{Parts, Records, Sum};
+use super::{Crc64, Damage, Encoder, Header, WalSpan, page_checksum};
 use crate::types::{PageSize, Pgno, Timestamp, Txid, TxidRange};
 
 /// An xorshift generator: the same numbers from the same seed.
@@ -58,4 +60,30 @@ pub fn file(header: Header, pages: &[(u32, Vec<u8>)]) -> Vec<u8> {
     }
     assert_eq!(encoder.finish().unwrap().size, bytes.len() as u64);
     bytes
+}
+
+/// Reads a file by its parts and checks all that can be checked.
+pub fn read_in_parts(bytes: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, Damage> {
+    let size = bytes.len() as u64;
+    let head = bytes.first_chunk().ok_or(Damage::Truncated)?;
+    let parts = Parts::new(size, head, bytes.last_chunk().unwrap()).map_err(|(damage, _)| damage)?;
+    let records = Records::new(parts.header.page_size);
+    let mut index = &bytes[parts.index_at as usize..][..parts.index_bytes as usize];
+    let mut sum = Crc64::new();
+    sum.update(index);
+    let sum = Sum { crc: sum.value(), bytes: parts.index_bytes };
+    let (mut walk, mut pages, mut sums) = (parts.walk()?, Vec::new(), Vec::new());
+    while let Step::Entry(entry) = walk.next(&mut index, true)? {
+        let mut page = vec![0; parts.header.page_size.bytes()];
+        let record = &bytes[entry.offset as usize..][..entry.length as usize];
+        let mut crc = Crc64::new();
+        let checksum = records.decode(entry, record, &mut page, &mut crc)?;
+        assert_eq!(checksum, page_checksum(entry.pgno, &page));
+        sums.push(Sum { crc: crc.value(), bytes: records.summed_bytes() });
+        pages.push((entry.pgno.get(), page));
+    }
+    if bytes[parts.index_at as usize - 6..parts.index_at as usize] != [0; 6] {
+        return Err(Damage::EndMark);
+    }
+    parts.check(sums.into_iter(), &sum).map(|()| pages)
 }
