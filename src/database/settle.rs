@@ -31,7 +31,7 @@ impl Prepared {
         if FileStat::of(path).is_ok_and(|s| s.size == 0) {
             std::fs::remove_file(path).map_err(|e| Error::io("remove the empty", path, e))?;
         }
-        let options = restore::Options { page_checksums: true };
+        let options = restore::Options { page_checksums: true, ..restore::Options::default() };
         self.restored = Some(
             restore::restore(&*self.home.client, Target::Newest, path, options)
                 .map_err(|e| e.while_doing("replica_if_missing=restore"))?,

@@ -6,7 +6,7 @@
 //!                      hooks <----+            safe traits: what the VFS asks of the rest of the crate
 //!                      base, connection_file   safe handles: SQLite's own VFS and files, for our reads; read_mark
 //!                      sql, table              safe SQL functions and tables
-//!                      os, map                 forks, exit, threads; shared mappings
+//!                      os, map, writeback      forks, exit, threads; shared mappings; a hint to the disk
 //!                      engine                  the SQLite linked into the command line and tests
 //!                      signals                 the ends that the command line is asked for
 //! ```
@@ -43,6 +43,7 @@ pub mod stats;
 mod stub;
 pub mod table;
 pub mod vfs;
+pub mod writeback;
 
 pub use library::VFS_NAME;
 

@@ -16,6 +16,7 @@
 //! Assumed of the system: an fsynced folder keeps its names, rename and link are atomic.
 
 use crate::error::{Error, Result};
+use crate::ffi::writeback;
 use crate::types::Timestamp;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -32,6 +33,8 @@ const FOLDER_MODE: u32 = 0o700;
 const TEMP_SUFFIX: &str = ".tmp";
 /// Temp names tried; each miss is a file that another writer holds or a dead one left.
 const TEMP_NAMES_MAX: u32 = 10_000;
+/// Writers of one name at the same time whose leftovers are looked for.
+const WRITERS_MAX: u32 = 16;
 
 /// Makes a new file, open for reading and writing.
 ///
@@ -207,6 +210,12 @@ impl Temp {
         sync_file(&self.file, self.path())
     }
 
+    /// Lets the disk begin with a part that is written, so that less is left for [`Temp::sync`], which is needed all the
+    /// same.
+    pub fn begin_sync(&self, offset: u64, bytes: u64) {
+        writeback::begin(&self.file, offset, bytes);
+    }
+
     /// Gives the file its name without making anything last: after a loss of power the name may be gone, or, without
     /// [`Temp::sync`] before, its content.
     ///
@@ -267,16 +276,24 @@ pub fn remove_stale(folder: &Path) -> Result<u32> {
     let mut removed = 0;
     for entry in entries {
         let path = entry.map_err(|e| Error::io("list", folder, e))?.path();
-        if !is_ours(&path) || !path.is_file() {
-            continue;
-        }
-        let Ok(file) = File::open(&path) else { continue };
-        let dead = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if dead && is_at(&file, &path) && std::fs::remove_file(&path).is_ok() {
-            removed += 1;
-        }
+        removed += u32::from(is_ours(&path) && remove_if_dead(&path));
     }
     Ok(removed)
+}
+
+/// Removes what dead writers of `target` left beside it, in a folder that may not be ours; returns how many.
+pub fn remove_stale_of(target: &Path) -> u32 {
+    (0..WRITERS_MAX).map(|n| u32::from(remove_if_dead(&temp_name(target, n)))).sum()
+}
+
+/// Whether a temp file had no living writer and is gone.
+fn remove_if_dead(path: &Path) -> bool {
+    if !path.is_file() {
+        return false;
+    }
+    let Ok(file) = File::open(path) else { return false };
+    let dead = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    dead && is_at(&file, path) && std::fs::remove_file(path).is_ok()
 }
 
 fn temp_name(target: &Path, n: u32) -> PathBuf {
@@ -435,6 +452,20 @@ mod tests {
         living.publish(&name).unwrap();
         assert_eq!(folder.files(), ["a", "other.tmp"]);
         assert_eq!(remove_stale(&folder.path().join("none")).unwrap(), 0);
+    }
+
+    #[test]
+    fn stale_temps_of_one_name_go_and_no_others() {
+        let folder = Folder::new();
+        let name = folder.path().join("a");
+        for dead in ["a.0.tmp", "a.3.tmp", "b.0.tmp", "a.x.tmp"] {
+            std::fs::write(folder.path().join(dead), b"x").unwrap();
+        }
+        let living = temp(&name, b"one");
+        assert_eq!(remove_stale_of(&name), 2);
+        assert_eq!(folder.files(), ["a.1.tmp", "a.x.tmp", "b.0.tmp"]);
+        drop(living);
+        assert_eq!(remove_stale_of(&folder.path().join("none/a")), 0);
     }
 
     #[test]

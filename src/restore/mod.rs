@@ -7,25 +7,51 @@
 //! ```
 //!
 //! Promises: the output appears whole or not at all, and never in place of another file; after any error
-//! neither output nor temp is left. Every file of the chain is verified to its last byte, neighbours must link,
-//! and the checksum of the whole database must be what the last file says, where it says one.
+//! neither output nor temp is left, and what a killed restore left goes with the next one of that output.
 //!
-//! Memory: two pages, a bit a page, and eight bytes a page when the page checksums are asked for.
+//! What proves what. Each file is read in one of two ways:
+//!
+//! - *Whole*: the newest file, each one of 256 KiB or less, each one that does not state the checksum of the database in
+//!   its header, and each one of which every page is wanted. Its file checksum covers header, records and index.
+//! - *In part*: a large file whose header states that checksum, in a chain whose newest file does. Records of superseded
+//!   pages are not read. Nothing then proves the header, the index and those records by themselves; but
+//!   * the newest file is proven, and with it page size, page count, timestamp and the checksum of the database that must
+//!     come out, each page taken once, none missing, none past the page count;
+//!   * the index must be that of such a file: pages ascending, records end to end from header to end mark; each record
+//!     that is read must be the one of its entry. An entry that names another page takes a wrong version of one of two
+//!     pages, or none, and the checksum of the database shows it;
+//!   * the txids of the header must be those of the name, its two checksums those of its neighbours where these adjoin. A
+//!     wrong page count cuts off pages, and one is missing; or lets pages through that were cut off, which the file that
+//!     grew the database has anyway.
+//!
+//! Two stale pages can hide each other from that checksum only if they differ from what they should be in the same bits at the
+//! same place, for it is linear: damage does not do that, a whole file that is taken for another one might. Therefore no
+//! file is ever left out, and links are looked at even where the checksum matches.
+//!
+//! Whatever does not match is a *doubt*: everything is read again, every file to its last byte ([`whole`]), so that the
+//! error names what is damaged. Nothing is published on a doubt that is not dispelled so.
 
 pub mod apply;
+mod batch;
+mod crew;
 pub mod overlay;
 mod pages;
+mod plan;
+mod survey;
 pub mod tail;
+mod wanted;
+mod whole;
 
 use crate::catalog::{Chain, Target, chain_to, settle};
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
-use crate::ltx::merge::check_link;
-use crate::ltx::{Decoder, Header};
-use crate::replica::{Client, ReadSeek, open_decoder};
+use crate::ltx::Header;
+use crate::replica::Client;
 use crate::types::{Checksum, FileInfo, PageSize, Position, Timestamp};
-use pages::Pages;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+
+pub use plan::{Plan, plan};
 
 /// Times the replica is listed anew because its files changed under us.
 const LISTINGS_MAX: u32 = 5;
@@ -34,11 +60,26 @@ const LEFTOVERS_MAX: usize = 16;
 /// A page record has at least 10 bytes of header and 4 of LZ4.
 const RECORD_BYTES_MIN: u64 = 14;
 
+/// Bytes of files done, of all. They begin anew when the replica changed meanwhile or something has to be read again.
+pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;
+
 /// What a caller may ask for besides the file.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
     /// Return the checksum of every page.
     pub page_checksums: bool,
+    /// Threads; without it one for each core, more where a read is mostly a wait, 16 at most.
+    pub parallelism: Option<NonZeroUsize>,
+    /// Called now and then, on any thread, by one at a time.
+    pub progress: Option<&'a Progress<'a>>,
+}
+
+impl Options<'_> {
+    fn tell(&self, done: u64, all: u64) {
+        if let Some(progress) = self.progress {
+            progress(done, all);
+        }
+    }
 }
 
 /// A database restored.
@@ -67,10 +108,11 @@ pub struct Restored {
 /// `Exists` for an output that exists, or beside a left-over `-wal`, `-journal` or `-shm`; `NotFound` for a missing
 /// folder; as [`chain_to`]; `Corrupt` with file, offset and reason; `Conflict` when the replica changed
 /// faster than it could be read; else as the store or the system says.
-pub fn restore(client: &dyn Client, target: Target, output: &Path, options: Options) -> Result<Restored> {
+pub fn restore(client: &dyn Client, target: Target, output: &Path, options: Options<'_>) -> Result<Restored> {
     check_output(output)?;
+    durable::remove_stale_of(output);
     let temp = Temp::create(output)?;
-    let restored = fill(client, target, &temp, options)?;
+    let restored = fill(client, target, &temp, &options)?;
     check_output(output)?;
     temp.publish(output)?;
     Ok(restored)
@@ -120,7 +162,24 @@ enum Setback {
     Changed(Error),
     /// A level-0 file is no part of the history: plan without it. The error says why.
     Leftover(Box<FileInfo>, Error),
+    /// Something does not match: read everything to tell what.
+    Doubt(Error),
     Failed(Error),
+}
+
+impl Setback {
+    /// Of an error met while files were read.
+    fn of(error: Error) -> Setback {
+        match error.kind() {
+            Kind::NotFound | Kind::Conflict => Setback::Changed(error),
+            Kind::Corrupt => Setback::Doubt(error),
+            _ => Setback::Failed(error),
+        }
+    }
+}
+
+fn doubt(error: Error) -> Setback {
+    Setback::Doubt(error)
 }
 
 type Attempt<T> = std::result::Result<T, Setback>;
@@ -132,7 +191,7 @@ impl From<Error> for Setback {
 }
 
 /// Fills `temp`, planning again as long as that can help.
-fn fill(client: &dyn Client, target: Target, temp: &Temp, options: Options) -> Result<Restored> {
+fn fill(client: &dyn Client, target: Target, temp: &Temp, options: &Options<'_>) -> Result<Restored> {
     let mut leftovers: Vec<(FileInfo, Error)> = Vec::new();
     let mut listings = 0;
     loop {
@@ -152,7 +211,11 @@ fn fill(client: &dyn Client, target: Target, temp: &Temp, options: Options) -> R
                 planned?
             }
         };
-        match attempt(client, &chain, temp, options) {
+        let attempt = match crew::restore(client, &chain, temp, options) {
+            Err(Setback::Doubt(_)) => whole::restore(client, &chain, temp, options),
+            other => other,
+        };
+        match attempt {
             Ok(restored) => return Ok(Restored { notice, ..restored }),
             Err(Setback::Leftover(file, why)) if leftovers.len() < LEFTOVERS_MAX => {
                 leftovers.push((*file, why))
@@ -163,123 +226,34 @@ fn fill(client: &dyn Client, target: Target, temp: &Temp, options: Options) -> R
                     "the replica changed while it was read, {listings} times over: {error}; try again"
                 )));
             }
-            Err(Setback::Failed(error) | Setback::Leftover(_, error)) => return Err(error),
+            Err(Setback::Failed(error) | Setback::Leftover(_, error) | Setback::Doubt(error)) => {
+                return Err(error);
+            }
         }
     }
 }
 
-/// Applies the chain from its newest file back, so that each page is written once.
-fn attempt(client: &dyn Client, chain: &Chain, temp: &Temp, options: Options) -> Attempt<Restored> {
-    let mut newer: Option<(FileInfo, Header)> = None;
-    let mut state: Option<(Pages, Restored)> = None;
-    for step in chain.steps.iter().rev() {
-        let mut decoder = open(client, step)?;
-        let header = *decoder.header();
-        check_history(client, chain, step, newer, &mut decoder)?;
-        let (pages, restored) = match &mut state {
-            Some(state) => state,
-            None => state.insert(start(chain, &header, temp, options)?),
-        };
-        if header.page_size == restored.page_size {
-            pages.take(&mut decoder)?;
-        } else if pages.is_complete() {
-            decoder.verify_rest()?;
-        } else {
-            return Err(Setback::Failed(Error::corrupt(format!(
-                "{} has page size {} and the files after it {}, but not every page is in those",
-                decoder.name(),
-                header.page_size,
-                restored.page_size
-            ))));
-        }
-        if newer.is_none() {
-            restored.proven = decoder.post().is_some();
-            restored.position.checksum = decoder.post().unwrap_or(Checksum::EMPTY);
-        }
-        restored.bytes += decoder.bytes();
-        newer = Some((*step, header));
-    }
-    let (pages, mut restored) = state.expect("BUG: a chain has a step");
-    let (checksum, page_checksums) = pages.finish()?;
-    if restored.proven && checksum != restored.position.checksum {
-        return Err(Setback::Failed(Error::corrupt(format!(
-            "the files up to txid {} give a database with checksum {checksum}, but the last of them says {}",
-            restored.position.txid, restored.position.checksum
-        ))));
-    }
-    restored.position.checksum = checksum;
-    restored.page_checksums = page_checksums;
-    Ok(restored)
-}
-
-/// The empty output and the account of it, as the newest file has it.
-fn start<'a>(
-    chain: &Chain,
-    newest: &Header,
-    temp: &'a Temp,
-    options: Options,
-) -> Result<(Pages<'a>, Restored)> {
+/// The account of a restore, as the chain and its newest file have it.
+fn begin(chain: &Chain, newest: &Header) -> Result<Restored> {
     let bytes: u64 = chain.steps.iter().map(|step| step.size).sum();
-    if newest.page_count as u64 > bytes / RECORD_BYTES_MIN + 1 {
+    if u64::from(newest.page_count) > bytes / RECORD_BYTES_MIN + 1 {
         return Err(Error::corrupt(format!(
             "the file that ends at txid {} says the database has {} pages, more than {bytes} bytes of files can hold",
             chain.end(),
             newest.page_count
         )));
     }
-    let restored = Restored {
+    Ok(Restored {
         position: Position { txid: chain.end(), checksum: Checksum::EMPTY },
         proven: false,
         timestamp: newest.timestamp,
         page_size: newest.page_size,
         page_count: newest.page_count,
         files: chain.steps.len(),
-        bytes: 0,
+        bytes,
         notice: None,
         page_checksums: None,
-    };
-    Ok((Pages::new(temp, newest, options.page_checksums)?, restored))
-}
-
-fn open(client: &dyn Client, file: &FileInfo) -> Attempt<Decoder<Box<dyn ReadSeek>>> {
-    open_decoder(client, file).map_err(|error| match error.kind() {
-        Kind::NotFound | Kind::Conflict => Setback::Changed(error),
-        _ => Setback::Failed(error),
     })
-}
-
-/// Checks that `step` links to what follows it: the next step, and the next level-0 file of a level-0 step. A
-/// level-0 file that does not is a leftover, but only if both are undamaged.
-fn check_history(
-    client: &dyn Client,
-    chain: &Chain,
-    step: &FileInfo,
-    newer: Option<(FileInfo, Header)>,
-    decoder: &mut Decoder<Box<dyn ReadSeek>>,
-) -> Attempt<()> {
-    let header = *decoder.header();
-    if let Some((next, next_header)) = newer
-        && let Err(error) = check_link(&header, &next_header)
-    {
-        decoder.verify_rest()?;
-        return Err(match next.level == step.level && step.level.get() == 0 {
-            true => Setback::Leftover(Box::new(*step), error),
-            false => Setback::Failed(error),
-        });
-    }
-    for link in chain.links.iter().filter(|link| link.step == *step) {
-        let mut next = match open(client, &link.next) {
-            Err(Setback::Failed(error)) if error.kind() == Kind::Corrupt => continue,
-            other => other?,
-        };
-        if let Err(error) = check_link(&header, next.header())
-            && next.verify_rest().is_ok()
-        {
-            decoder.verify_rest()?;
-            return Err(Setback::Leftover(Box::new(*step), error));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,77 +1,148 @@
-//! The pages of the output, each written once: files come newest first, and the first to have a page wins.
-//!
-//! A page counts only up to the smallest page count of its own file and every newer one: a database that
-//! shrank and grew again has its new pages in the file that grew it.
+//! The output: pages go where they belong, neighbours in one write.
 
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
 use crate::fs::durable::Temp;
+use crate::lock::Mutex;
 use crate::ltx::{Decoder, Header, page_checksum};
 use crate::types::{Checksum, PageSize, Pgno};
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-/// Bytes of neighbouring pages that become one write.
-const RUN_BYTES: usize = 256 << 10;
+/// Bytes of pages that are collected before they are written; neighbours become one write.
+const RUNS_BYTES: usize = 1 << 20;
 
-/// A database file being filled.
-pub struct Pages<'a> {
-    file: &'a File,
-    path: &'a Path,
+/// Makes the output as long as the newest file says, all zeros: what the lock-byte page stays.
+///
+/// # Errors
+/// As the system says.
+pub fn resize(temp: &Temp, newest: &Header) -> Result<()> {
+    let length = u64::from(newest.page_count) * u64::from(newest.page_size.get());
+    let resized = temp.file().set_len(0).and_then(|()| temp.file().set_len(length));
+    resized.map_err(|e| Error::io("resize", temp.path(), e))
+}
+
+/// The output as several threads fill it.
+pub struct Output<'a> {
+    temp: &'a Temp,
+    // Held while pages are written: the system lets one thread at a time write to a file, and who waits for that spins.
+    writing: Mutex<()>,
+}
+
+impl<'a> Output<'a> {
+    pub fn new(temp: &'a Temp) -> Output<'a> {
+        Output { temp, writing: Mutex::new(()) }
+    }
+}
+
+/// Pages of one thread that are not written yet.
+pub struct Runs<'a> {
+    output: &'a Output<'a>,
     page_size: PageSize,
-    page_count: u32,
-    /// Pages past this were cut off by a newer file.
-    page_count_max: u32,
-    /// One bit a page.
-    written: Vec<u64>,
-    missing: u32,
+    /// Room for pages, of which so many bytes hold some.
+    buffer: Vec<u8>,
+    filled: usize,
+    /// Neighbours among them: where they go, and where they end in the buffer.
+    runs: Vec<(u64, usize)>,
+}
+
+impl<'a> Runs<'a> {
+    pub fn new(output: &'a Output<'a>, page_size: PageSize) -> Runs<'a> {
+        Runs { output, page_size, buffer: vec![0; RUNS_BYTES], filled: 0, runs: Vec::new() }
+    }
+
+    /// Room for the next page, whatever it will be.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn room(&mut self) -> Result<&mut [u8]> {
+        if self.filled == self.buffer.len() {
+            self.flush()?;
+        }
+        Ok(&mut self.buffer[self.filled..self.filled + self.page_size.bytes()])
+    }
+
+    /// What lies in the room is this page.
+    pub fn keep(&mut self, pgno: Pgno) {
+        let start = self.filled;
+        self.filled += self.page_size.bytes();
+        let offset = pgno.offset(self.page_size);
+        let before = self.runs.len().checked_sub(2).map_or(0, |at| self.runs[at].1);
+        match self.runs.last_mut() {
+            Some((at, end)) if *at + (start - before) as u64 == offset => *end = self.filled,
+            _ => self.runs.push((offset, self.filled)),
+        }
+    }
+
+    /// # Errors
+    /// Those of writing.
+    pub fn flush(&mut self) -> Result<()> {
+        let temp = self.output.temp;
+        let writing = self.output.writing.lock();
+        let (mut start, first) = (0, self.runs.first().map_or(0, |run| run.0));
+        let mut after = first;
+        for (offset, end) in self.runs.drain(..) {
+            after = offset + (end - start) as u64;
+            let written = temp.file().write_all_at(&self.buffer[start..end], offset);
+            written.map_err(|e| Error::io("write", temp.path(), e))?;
+            start = end;
+        }
+        drop(writing);
+        let span = after.saturating_sub(first);
+        if self.filled > RUNS_BYTES / 4 && span / 2 <= self.filled as u64 {
+            temp.begin_sync(first, span);
+        }
+        self.filled = 0;
+        Ok(())
+    }
+}
+
+/// A database file being filled by one reader.
+pub struct Pages<'a> {
+    runs: Runs<'a>,
+    wanted: Wanted,
     checksum: Checksum,
     page_checksums: Option<Vec<Checksum>>,
-    /// Neighbouring pages not written yet, the first at `run_offset`.
-    run: Vec<u8>,
-    run_offset: u64,
 }
 
 impl<'a> Pages<'a> {
-    /// An output of the size that the newest file says, all zeros: what the lock-byte page stays.
-    pub fn new(temp: &'a Temp, newest: &Header, page_checksums: bool) -> Result<Pages<'a>> {
-        let (page_size, page_count) = (newest.page_size, newest.page_count);
-        let length = page_count as u64 * page_size.get() as u64;
-        let io = |e| Error::io("resize", temp.path(), e);
-        temp.file().set_len(0).map_err(io)?;
-        temp.file().set_len(length).map_err(io)?;
-        let lock_page = (page_size.lock_pgno().get() <= page_count) as u32;
+    /// Of the size that the newest file says.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn new(output: &'a Output<'a>, newest: &Header, page_checksums: bool) -> Result<Pages<'a>> {
+        resize(output.temp, newest)?;
         Ok(Pages {
-            file: temp.file(),
-            path: temp.path(),
-            page_size,
-            page_count,
-            page_count_max: page_count,
-            written: vec![0; page_count as usize / 64 + 1],
-            missing: page_count - lock_page,
+            runs: Runs::new(output, newest.page_size),
+            wanted: Wanted::new(newest),
             checksum: Checksum::EMPTY,
-            page_checksums: page_checksums.then(|| vec![Checksum::EMPTY; page_count as usize]),
-            run: Vec::with_capacity(RUN_BYTES + page_size.bytes()),
-            run_offset: 0,
+            page_checksums: page_checksums.then(|| vec![Checksum::EMPTY; newest.page_count as usize]),
         })
     }
 
     /// Whether every page is there, so that older files cannot add any.
     pub fn is_complete(&self) -> bool {
-        self.missing == 0
+        self.wanted.is_complete()
     }
 
     /// Reads a file to its end and takes the pages that no newer file had.
+    ///
+    /// # Errors
+    /// Those of the decoder, and of writing.
     pub fn take<R: Read>(&mut self, decoder: &mut Decoder<R>) -> Result<()> {
-        self.page_count_max = self.page_count_max.min(decoder.header().page_count);
-        let mut page = vec![0; self.page_size.bytes()];
-        while let Some(pgno) = decoder.next_page(&mut page)? {
-            if pgno.get() <= self.page_count_max && self.mark(pgno) {
-                self.add(pgno, &page)?;
+        self.wanted.begin(decoder.header());
+        loop {
+            let page = self.runs.room()?;
+            let Some(pgno) = decoder.next_page(page)? else { return self.runs.flush() };
+            if self.wanted.take(pgno) {
+                let checksum = page_checksum(pgno, page);
+                self.checksum = self.checksum.toggle(checksum);
+                if let Some(checksums) = &mut self.page_checksums {
+                    checksums[pgno.get() as usize - 1] = checksum;
+                }
+                self.runs.keep(pgno);
             }
         }
-        self.flush()
     }
 
     /// The checksum of the database, and of each page if wanted.
@@ -79,51 +150,7 @@ impl<'a> Pages<'a> {
     /// # Errors
     /// `Corrupt` with the first page that no file had.
     pub fn finish(self) -> Result<(Checksum, Option<Vec<Checksum>>)> {
-        if self.missing > 0 {
-            let lock = self.page_size.lock_pgno().get();
-            let gone = (1..=self.page_count).find(|&pgno| pgno != lock && !self.is_written(pgno));
-            return Err(Error::corrupt(format!(
-                "page {} of {} is in no file that reaches the target, nor are {} others",
-                gone.expect("BUG: a page that is missing is not written"),
-                self.page_count,
-                self.missing - 1
-            )));
-        }
+        self.wanted.check_complete()?;
         Ok((self.checksum, self.page_checksums))
-    }
-
-    fn is_written(&self, pgno: u32) -> bool {
-        self.written[pgno as usize / 64] & (1 << (pgno % 64)) != 0
-    }
-
-    /// Notes that a page is there; `false` when it was.
-    fn mark(&mut self, pgno: Pgno) -> bool {
-        if self.is_written(pgno.get()) {
-            return false;
-        }
-        self.written[pgno.get() as usize / 64] |= 1 << (pgno.get() % 64);
-        self.missing -= 1;
-        true
-    }
-
-    fn add(&mut self, pgno: Pgno, page: &[u8]) -> Result<()> {
-        let checksum = page_checksum(pgno, page);
-        self.checksum = self.checksum.toggle(checksum);
-        if let Some(checksums) = &mut self.page_checksums {
-            checksums[pgno.get() as usize - 1] = checksum;
-        }
-        let offset = pgno.offset(self.page_size);
-        if offset != self.run_offset + self.run.len() as u64 || self.run.len() >= RUN_BYTES {
-            self.flush()?;
-            self.run_offset = offset;
-        }
-        self.run.extend_from_slice(page);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let written = self.file.write_all_at(&self.run, self.run_offset);
-        self.run.clear();
-        written.map_err(|e| Error::io("write", self.path, e))
     }
 }

@@ -3,11 +3,13 @@
 use super::*;
 use crate::ltx::sample::{Random, file, header};
 use crate::ltx::{Proof, page_checksum};
-use crate::replica::{FileReplica, layout};
+use crate::replica::{FileReplica, ReadSeek, layout};
 use crate::testing::Folder;
 use crate::types::{Level, Pgno, Txid, TxidRange};
 use std::collections::BTreeMap;
 use std::io::Cursor;
+
+mod shortcuts;
 
 /// A replica with a history of random states, each of which is kept.
 struct History {
@@ -84,7 +86,7 @@ impl History {
 
     fn restore(&self, target: Option<u64>) -> Result<Restored> {
         let target = target.map_or(Target::Newest, |txid| Target::Txid(Txid::new(txid).unwrap()));
-        restore(&self.replica, target, &self.output(), Options { page_checksums: true })
+        restore(&self.replica, target, &self.output(), Options { page_checksums: true, ..Options::default() })
     }
 
     /// Restores, compares with the state kept, and removes the output.

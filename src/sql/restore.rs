@@ -1,5 +1,6 @@
 //! `replica_restore(url, path [, options])`.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use super::arguments;
@@ -15,17 +16,27 @@ use crate::staging::seed::{self, Seed};
 
 const ALLOWED: &str = "txid, timestamp, if_replica_exists, continue, check, parallelism";
 
+/// Threads that one restore may have.
+const PARALLELISM_MAX: u64 = 256;
+
 struct Options {
     target: Target,
     /// How the target was understood.
     notice: Option<String>,
     if_replica_exists: bool,
     go_on: bool,
+    parallelism: Option<NonZeroUsize>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { target: Target::Newest, notice: None, if_replica_exists: false, go_on: false }
+        Options {
+            target: Target::Newest,
+            notice: None,
+            if_replica_exists: false,
+            go_on: false,
+            parallelism: None,
+        }
     }
 }
 
@@ -57,7 +68,8 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
     if options.go_on {
         seed::folder(&crate::config::real_path(Path::new(path)))?;
     }
-    let wanted = restore::Options { page_checksums: options.go_on };
+    let wanted =
+        restore::Options { page_checksums: options.go_on, parallelism: options.parallelism, progress: None };
     let restored = match restore::restore(&*replica, options.target, Path::new(path), wanted) {
         Err(error) if options.if_replica_exists && error.kind() == Kind::NotFound && is_empty(&*replica) => {
             return Ok(Value::Null);
@@ -118,9 +130,11 @@ fn parse(text: &str) -> Result<Options> {
             }
             "if_replica_exists" => options.if_replica_exists = flag()?,
             "continue" => options.go_on = flag()?,
-            // Every restore checks all it reads and writes; one thread reads.
+            // Every restore checks all it reads and writes.
             "check" => drop(flag()?),
-            "parallelism" if value.as_u64().is_some_and(|n| n > 0) => {}
+            "parallelism" if value.as_u64().is_some_and(|n| (1..=PARALLELISM_MAX).contains(&n)) => {
+                options.parallelism = value.as_u64().and_then(|n| NonZeroUsize::new(n as usize));
+            }
             _ => {
                 return Err(Error::invalid(format!("option {key}={value} is not known; allowed: {ALLOWED}")));
             }

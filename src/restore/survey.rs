@@ -1,0 +1,391 @@
+//! From files to batches, in order, newest file first: headers, links and page indexes, and which records are wanted.
+//!
+//! A small file is in memory whole; of a large one only the index passes by, a stretch at a time.
+
+use super::batch::{self, Batch, Planned};
+use super::wanted::Wanted;
+use super::{Attempt, Restored, Setback, begin, doubt, pages};
+use crate::catalog::Chain;
+use crate::error::{Error, Kind};
+use crate::fs::durable::Temp;
+use crate::lock::Mutex;
+use crate::ltx::index::{END_MARK_BYTES, Step, Walk};
+use crate::ltx::merge::check_link;
+use crate::ltx::parts::{Parts, Sum, TAIL_BYTES, longest_record};
+use crate::ltx::{Crc64, Damage, Header};
+use crate::replica::{Client, check_range, describe, open_decoder};
+use crate::types::{Checksum, FileInfo, PageSize};
+use std::sync::Arc;
+
+/// Files up to here are read with one request and verified whole. In tests all sizes are small, so that small files show
+/// what large ones do.
+const SMALL_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 256 << 10 };
+/// Bytes of an index that are read at once.
+const INDEX_BYTES: u64 = if cfg!(test) { 64 } else { 256 << 10 };
+/// Unwanted bytes between wanted ones that are read rather than passed over.
+const GAP_BYTES: u64 = if cfg!(test) { 300 } else { 64 << 10 };
+
+/// What is read of a file before its turn comes.
+pub struct Fetched {
+    head: [u8; Header::BYTES],
+    tail: [u8; TAIL_BYTES as usize],
+    content: Option<Vec<u8>>,
+    /// The header of the level-0 file after a level-0 step, where that is not the next step.
+    link: Option<Header>,
+}
+
+/// Bytes that stay in memory from the fetch of a file until its last batch is done.
+pub fn held_bytes(file: &FileInfo) -> u64 {
+    if file.size <= SMALL_BYTES { file.size } else { 0 }
+}
+
+/// Reads what must be known of a file first, and all of a small one.
+///
+/// # Errors
+/// `Doubt` for damage; `Changed`, `Failed`.
+pub fn fetch(client: &dyn Client, file: &FileInfo, link: Option<&FileInfo>) -> Attempt<Fetched> {
+    let least = Header::BYTES as u64 + END_MARK_BYTES + TAIL_BYTES;
+    if file.size < least {
+        return Err(doubt(Damage::Truncated.at(&describe(file), file.size)));
+    }
+    let (mut head, mut tail) = ([0; Header::BYTES], [0; TAIL_BYTES as usize]);
+    let content = if held_bytes(file) > 0 {
+        let mut bytes = vec![0; file.size as usize];
+        client.read_at(file, 0, &mut bytes).map_err(Setback::of)?;
+        head.copy_from_slice(&bytes[..Header::BYTES]);
+        tail.copy_from_slice(&bytes[bytes.len() - TAIL_BYTES as usize..]);
+        Some(bytes)
+    } else {
+        client.read_at(file, 0, &mut head).map_err(Setback::of)?;
+        client.read_at(file, file.size - TAIL_BYTES, &mut tail).map_err(Setback::of)?;
+        None
+    };
+    let link = match link.map(|next| open_decoder(client, next)) {
+        Some(Ok(next)) => Some(*next.header()),
+        // A damaged one tells nothing about the file before it.
+        Some(Err(error)) if error.kind() != Kind::Corrupt => return Err(Setback::of(error)),
+        _ => None,
+    };
+    Ok(Fetched { head, tail, content, link })
+}
+
+/// A file whose batches are under way.
+pub struct Open {
+    pub info: FileInfo,
+    pub name: String,
+    pub content: Option<Vec<u8>>,
+    parts: Parts,
+    // Guards what has come back of it.
+    account: Mutex<Account>,
+}
+
+#[derive(Default)]
+struct Account {
+    /// By number; of batches done.
+    sums: Vec<Option<Sum>>,
+    done: usize,
+    bytes: u64,
+    /// How many batches it has, the sum of its index, and whether records were passed over; known at its end.
+    planned: Option<(usize, Sum, bool)>,
+}
+
+impl Open {
+    pub fn page_size(&self) -> PageSize {
+        self.parts.header.page_size
+    }
+
+    /// Notes a batch done. When it was the last one and the file is what it should be: the bytes of the file that were
+    /// in no batch.
+    ///
+    /// # Errors
+    /// `Doubt` when the file checksum does not match.
+    pub fn note(&self, batch: &Batch, sum: Option<Sum>) -> Attempt<Option<u64>> {
+        let mut account = self.account.lock();
+        if account.sums.len() <= batch.number {
+            account.sums.resize(batch.number + 1, None);
+        }
+        account.sums[batch.number] = sum;
+        account.done += 1;
+        account.bytes += batch.bytes;
+        self.check(&account)
+    }
+
+    fn end(&self, batches: usize, index: Sum, passed_over: bool) -> Attempt<Option<u64>> {
+        let mut account = self.account.lock();
+        account.planned = Some((batches, index, passed_over));
+        self.check(&account)
+    }
+
+    fn check(&self, account: &Account) -> Attempt<Option<u64>> {
+        let Some((batches, index, passed_over)) = account.planned else { return Ok(None) };
+        if account.done < batches {
+            return Ok(None);
+        }
+        if !passed_over {
+            let sums = account.sums.iter().map(|sum| sum.expect("BUG: a batch of a whole file has a sum"));
+            let checked = self.parts.check(sums, &index);
+            checked.map_err(|damage| doubt(damage.at(&self.name, self.info.size - 8)))?;
+        }
+        Ok(Some(self.info.size - account.bytes))
+    }
+}
+
+/// A file whose index is being read.
+struct Current {
+    file: Arc<Open>,
+    walk: Walk,
+    /// A stretch of the index, parsed up to a byte of it; how many bytes were read, and their sum.
+    index: Vec<u8>,
+    parsed: usize,
+    index_read: u64,
+    index_crc: Crc64,
+    is_over: bool,
+    /// Superseded pages need not be read; some were not.
+    may_pass_over: bool,
+    passed_over: bool,
+    /// Longest record of a page.
+    record_max: u64,
+    /// Where the record of the next entry begins.
+    offset: u64,
+    batches: usize,
+    batch: Vec<Planned>,
+    batch_at: u64,
+    /// Unwanted records after those of the batch.
+    gap: Vec<Planned>,
+    gap_bytes: u64,
+}
+
+/// What comes next of the chain.
+pub enum Next {
+    Batch(Batch),
+    /// A file is over; where its last batch is done, too, or it had none, as [`Open::note`].
+    FileOver(FileInfo, Option<u64>),
+}
+
+pub struct Survey<'a> {
+    client: &'a dyn Client,
+    chain: &'a Chain,
+    temp: &'a Temp,
+    /// Steps not begun yet.
+    left: usize,
+    newer: Option<Header>,
+    /// The newest file states the checksum of the database in its header.
+    is_proven: bool,
+    begun: Option<(Wanted, Restored)>,
+    current: Option<Current>,
+}
+
+impl<'a> Survey<'a> {
+    pub fn new(client: &'a dyn Client, chain: &'a Chain, temp: &'a Temp) -> Survey<'a> {
+        let left = chain.steps.len();
+        Survey { client, chain, temp, left, newer: None, is_proven: false, begun: None, current: None }
+    }
+
+    /// Whether the next file is wanted before [`Survey::next`] can go on.
+    pub fn needs_file(&self) -> bool {
+        self.current.is_none() && self.left > 0
+    }
+
+    /// Index of the step that is begun next; `None` when all were.
+    pub fn next_step(&self) -> Option<usize> {
+        self.left.checked_sub(1)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.current.is_none() && self.left == 0
+    }
+
+    /// The account so far, once a file was begun.
+    pub fn restored(&self) -> Option<&Restored> {
+        self.begun.as_ref().map(|(_, restored)| restored)
+    }
+
+    /// The account, when every page is there.
+    ///
+    /// # Errors
+    /// `Doubt` when one is not.
+    pub fn finish(self) -> Attempt<Restored> {
+        let (wanted, restored) = self.begun.expect("BUG: a chain has a step");
+        wanted.check_complete().map_err(doubt)?;
+        Ok(restored)
+    }
+
+    /// Begins the next older file.
+    ///
+    /// # Errors
+    /// `Doubt` when it is damaged or does not link; `Failed`.
+    pub fn begin(&mut self, fetched: Fetched) -> Attempt<()> {
+        assert!(self.needs_file(), "BUG: a file before its turn");
+        self.left -= 1;
+        let info = self.chain.steps[self.left];
+        let name = describe(&info);
+        let parts = Parts::new(info.size, &fetched.head, &fetched.tail)
+            .map_err(|(damage, at)| doubt(damage.at(&name, at)))?;
+        let header = parts.header;
+        check_range(&info, header.range).map_err(doubt)?;
+        for next in self.newer.iter().chain(&fetched.link) {
+            check_link(&header, next).map_err(doubt)?;
+        }
+        let is_newest = self.newer.is_none();
+        self.newer = Some(header);
+        if is_newest {
+            let mut restored = begin(self.chain, &header).map_err(doubt)?;
+            pages::resize(self.temp, &header)?;
+            let post = header.proof.map(|proof| proof.post).or_else(|| parts.post());
+            restored.proven = post.is_some();
+            restored.position.checksum = post.unwrap_or(Checksum::EMPTY);
+            self.is_proven = header.proof.is_some();
+            self.begun = Some((Wanted::new(&header), restored));
+        }
+        let (wanted, restored) = self.begun.as_mut().expect("BUG: begun with the newest file");
+        if header.page_size != restored.page_size {
+            return Err(doubt(Error::corrupt(format!(
+                "{name} has another page size than the files after it"
+            ))));
+        }
+        wanted.begin(&header);
+        let may_pass_over =
+            !is_newest && self.is_proven && header.proof.is_some() && fetched.content.is_none();
+        let walk = parts.walk().map_err(|damage| doubt(damage.at(&name, 0)))?;
+        let account = Mutex::default();
+        let file = Arc::new(Open { info, name, content: fetched.content, parts, account });
+        self.current = Some(Current {
+            file,
+            walk,
+            index: Vec::new(),
+            parsed: 0,
+            index_read: 0,
+            index_crc: Crc64::new(),
+            is_over: false,
+            may_pass_over,
+            passed_over: false,
+            record_max: longest_record(header.page_size),
+            offset: Header::BYTES as u64,
+            batches: 0,
+            batch: Vec::new(),
+            batch_at: 0,
+            gap: Vec::new(),
+            gap_bytes: 0,
+        });
+        Ok(())
+    }
+
+    /// Goes on with the file that was begun.
+    ///
+    /// # Errors
+    /// `Doubt` when its index is damaged; `Changed`, `Failed`.
+    pub fn next(&mut self) -> Attempt<Next> {
+        let (wanted, _) = self.begun.as_mut().expect("BUG: no file was begun");
+        let current = self.current.as_mut().expect("BUG: no file was begun");
+        if let Some(batch) = current.next_batch(self.client, wanted)? {
+            return Ok(Next::Batch(batch));
+        }
+        let current = self.current.take().expect("BUG: just there");
+        let index = Sum { crc: current.index_crc.value(), bytes: current.index_read };
+        let rest = current.file.end(current.batches, index, current.passed_over)?;
+        Ok(Next::FileOver(current.file.info, rest))
+    }
+}
+
+impl Current {
+    /// The next batch of the file; `None` at its end.
+    fn next_batch(&mut self, client: &dyn Client, wanted: &mut Wanted) -> Attempt<Option<Batch>> {
+        while !self.is_over {
+            let damaged = |damage: Damage| doubt(damage.at(&self.file.name, self.file.parts.index_at));
+            let is_all = self.index_read == self.file.parts.index_bytes;
+            let mut rest = &self.index[self.parsed..];
+            let step = self.walk.next(&mut rest, is_all).map_err(damaged)?;
+            self.parsed = self.index.len() - rest.len();
+            let batch = match step {
+                Step::More => {
+                    self.read_index(client)?;
+                    continue;
+                }
+                Step::End => {
+                    self.is_over = true;
+                    self.cut()
+                }
+                Step::Entry(entry) if entry.length > self.record_max => {
+                    return Err(damaged(Damage::PayloadSize(entry.length as u32)));
+                }
+                Step::Entry(entry) => {
+                    let is_wanted = wanted.take(entry.pgno);
+                    self.add(Planned { pgno: entry.pgno, length: entry.length as u32, is_wanted })
+                }
+            };
+            if batch.is_some() {
+                return Ok(batch);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the next stretch of the index; with the first one the mark in front of it.
+    fn read_index(&mut self, client: &dyn Client) -> Attempt<()> {
+        let parts = &self.file.parts;
+        let mark = if self.index_read == 0 { END_MARK_BYTES } else { 0 };
+        let from = parts.index_at + self.index_read - mark;
+        let bytes = INDEX_BYTES.min(parts.index_bytes - self.index_read);
+        self.index.drain(..self.parsed);
+        self.parsed = 0;
+        let mut stretch = vec![0; (mark + bytes) as usize];
+        match &self.file.content {
+            Some(content) => {
+                let there = stretch.len();
+                stretch.copy_from_slice(&content[from as usize..][..there]);
+            }
+            None => client.read_at(&self.file.info, from, &mut stretch).map_err(Setback::of)?,
+        }
+        let (mark, stretch) = stretch.split_at(mark as usize);
+        if mark.iter().any(|byte| *byte != 0) {
+            return Err(doubt(Damage::EndMark.at(&self.file.name, from)));
+        }
+        self.index_crc.update(stretch);
+        self.index_read += bytes;
+        self.index.extend_from_slice(stretch);
+        Ok(())
+    }
+
+    /// Takes the record of the next entry; a batch, when one is full or ends before the records passed over.
+    fn add(&mut self, planned: Planned) -> Option<Batch> {
+        let offset = self.offset;
+        self.offset += u64::from(planned.length);
+        if !planned.is_wanted && self.may_pass_over {
+            self.passed_over = true;
+            if self.batch.is_empty() {
+                return None;
+            }
+            self.gap.push(planned);
+            self.gap_bytes += u64::from(planned.length);
+            return if self.gap_bytes > GAP_BYTES { self.cut() } else { None };
+        }
+        if self.batch.is_empty() {
+            self.batch_at = offset;
+        }
+        self.batch.append(&mut self.gap);
+        self.gap_bytes = 0;
+        self.batch.push(planned);
+        let is_full = self.offset - self.batch_at >= batch::BYTES || self.batch.len() >= batch::RECORDS;
+        if is_full { self.cut() } else { None }
+    }
+
+    /// What has been collected, as a batch; the records passed over after it are left out.
+    fn cut(&mut self) -> Option<Batch> {
+        self.gap.clear();
+        self.gap_bytes = 0;
+        if self.batch.is_empty() {
+            return None;
+        }
+        let records = std::mem::take(&mut self.batch);
+        let number = self.batches;
+        self.batches += 1;
+        Some(Batch {
+            file: Arc::clone(&self.file),
+            number,
+            offset: self.batch_at,
+            bytes: records.iter().map(|record| u64::from(record.length)).sum(),
+            records,
+            is_summed: !self.passed_over,
+        })
+    }
+}
