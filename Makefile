@@ -61,12 +61,14 @@ bench: venv library program ## ratios to plain SQLite and to the real litestream
 	$(PYTHON) python-tests/bench_fleet.py
 	$(PYTHON) python-tests/bench_wait.py
 	$(PYTHON) python-tests/bench_offline.py
+	$(PYTHON) python-tests/bench_restore.py
 
 bench-small: venv library program ## the same in a few seconds, to see that it works
 	$(PYTHON) python-tests/bench_commit.py --small
 	$(PYTHON) python-tests/bench_fleet.py --small
 	$(PYTHON) python-tests/bench_wait.py --small
 	$(PYTHON) python-tests/bench_offline.py --small
+	$(PYTHON) python-tests/bench_restore.py --small
 
 .PHONY: bench bench-small
 

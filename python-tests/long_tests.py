@@ -20,6 +20,7 @@ STEPS = [
     ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
     ("bench-wait", [sys.executable, "python-tests/bench_wait.py"], {}),
     ("bench-offline", [sys.executable, "python-tests/bench_offline.py"], {}),
+    ("bench-restore", [sys.executable, "python-tests/bench_restore.py"], {}),
     ("bench-fleet", [sys.executable, "python-tests/bench_fleet.py"], {}),
 ]
 
