@@ -41,10 +41,21 @@ pub trait Pending {
 /// Begins such a transaction from the file at a path.
 pub type Begin<'a> = dyn FnMut(&Path) -> Result<Box<dyn Pending>> + 'a;
 
-/// The restored head, gone with the value.
-struct Restored(PathBuf);
+/// A database restored beside the log, gone with the value.
+pub(super) struct Restored(PathBuf);
 
 impl Restored {
+    /// What an earlier one left there goes.
+    pub(super) fn new(path: PathBuf) -> Restored {
+        let restored = Restored(path);
+        restored.remove();
+        restored
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
     fn remove(&self) {
         for suffix in ["", "-wal", "-shm", "-journal"] {
             let _ = std::fs::remove_file(beside(&self.0, suffix));
@@ -66,6 +77,24 @@ impl Database {
     /// `Busy` while others work on the database or the log; `Conflict` when it has commits that are not in the replica, or
     /// no files prove the way; those of restoring and of `begin`.
     pub fn catch_up(self: &Arc<Self>, wait: Duration, begin: &mut Begin<'_>) -> Result<Option<Txid>> {
+        let outcome = self.alone(wait, |engine| engine.catch_up(self, begin));
+        self.schedule(Instant::now(), true);
+        outcome
+    }
+
+    /// Whether everything that was committed is in a group. True as long as the caller holds SQLite's write lock.
+    ///
+    /// # Errors
+    /// `Busy` while others work on the database or the log.
+    pub(super) fn is_all_captured(self: &Arc<Self>, wait: Duration) -> Result<bool> {
+        self.alone(wait, |engine| {
+            engine.refresh(self)?;
+            engine.is_settled(self)
+        })
+    }
+
+    /// With the engine and the capture lock.
+    fn alone<T>(&self, wait: Duration, body: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
         let busy = || Error::busy("this database is being replicated at this moment; try again");
         let deadline = Deadline::after(wait);
         let mut engine = self.engine.try_lock_for(wait).ok_or_else(busy)?;
@@ -75,15 +104,13 @@ impl Database {
             }
             clock::pause(SOON);
         }
-        let outcome = engine.catch_up(self, begin);
+        let outcome = body(&mut engine);
         if outcome.is_err() {
             self.state.set_worked_last(0);
         }
         if let Some(lock) = &engine.lock {
             lock.unlock()?;
         }
-        drop(engine);
-        self.schedule(Instant::now(), true);
         outcome
     }
 }
@@ -132,8 +159,7 @@ impl Engine {
                 db.path.display()
             )));
         };
-        let restored = Restored(db.log.folder().join("head.db"));
-        restored.remove();
+        let restored = Restored::new(db.log.folder().join("head.db"));
         let target = Target::Txid(head.txid());
         let found = restore::restore(&*client, target, &restored.0, restore::Options::default())?;
         if found.position != way.end().position {

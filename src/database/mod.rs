@@ -26,6 +26,7 @@ mod queue;
 mod reach;
 mod refusal;
 mod report;
+mod roll_back;
 mod roll_forward;
 mod runtime;
 mod sending;
@@ -36,7 +37,7 @@ mod turn;
 mod way;
 mod worker;
 
-pub use catch_up::Pending;
+pub use catch_up::{Begin, Pending};
 pub use connections::{Connected, ConnectionId, Writing};
 pub use followed::Database;
 pub use history::restore_points;

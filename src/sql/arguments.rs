@@ -52,6 +52,18 @@ pub fn txid(json: &serde_json::Value) -> Result<Txid> {
     })
 }
 
+/// The same as an SQL value.
+///
+/// # Errors
+/// `Invalid`.
+pub fn txid_value(value: &Value) -> Result<Txid> {
+    txid(&match value {
+        Value::Integer(n) => (*n).into(),
+        Value::Text(text) => text.as_str().into(),
+        other => show(other).into(),
+    })
+}
+
 pub fn show(value: &Value) -> String {
     match value {
         Value::Null => "NULL".into(),

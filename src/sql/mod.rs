@@ -3,7 +3,7 @@
 mod arguments;
 mod functions;
 mod restore;
-mod rollforward;
+mod roll;
 mod tables;
 mod verify;
 
@@ -24,7 +24,8 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_txid", 0, 1, Anywhere, functions::txid)?;
     function("replica_sync", 0, 2, DirectOnly, functions::sync)?;
     function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
-    function("replica_rollforward", 0, 1, DirectOnly, rollforward::rollforward)?;
+    function("replica_rollforward", 0, 1, DirectOnly, roll::rollforward)?;
+    function("replica_rollback", 1, 2, DirectOnly, roll::rollback)?;
     function("replica_verify", 1, 1, DirectOnly, verify::replica_verify)?;
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
     register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;

@@ -1,0 +1,48 @@
+//! `replica_rollforward([schema])` and `replica_rollback(target [, schema])`: a database that is open is brought to the end
+//! of its home replica, or to an earlier state of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::arguments;
+use super::functions::{number, schema, with_main};
+use crate::catalog::Target;
+use crate::database::{Begin, Database, Pending};
+use crate::error::Result;
+use crate::ffi::overwrite::Overwrite;
+use crate::ffi::sql::{Call, Value};
+use crate::types::Txid;
+
+impl Pending for Overwrite {
+    fn commit(self: Box<Self>) -> Result<()> {
+        Overwrite::commit(*self)
+    }
+}
+
+/// The txid of the head, which the database then is at; NULL while there is no history.
+pub fn rollforward(call: &Call<'_>) -> Result<Value> {
+    overwrite(call, 0, |database, wait, begin| database.catch_up(wait, begin))
+}
+
+/// The txid that holds the old state.
+pub fn rollback(call: &Call<'_>) -> Result<Value> {
+    let target = Target::Txid(arguments::txid_value(&call.arguments()[0])?);
+    overwrite(call, 1, |database, wait, begin| database.roll_back(target, wait, begin))
+}
+
+fn overwrite(
+    call: &Call<'_>,
+    schema_at: usize,
+    body: impl FnOnce(&Arc<Database>, Duration, &mut Begin<'_>) -> Result<Option<Txid>>,
+) -> Result<Value> {
+    with_main(call, schema_at, |main| {
+        // So that SQLite shows what a WAL holds.
+        call.connection().read_once(schema(call, schema_at));
+        let (database, wait) = (&main.db, main.db.settings.open_timeout);
+        let txid = body(database, wait, &mut |source| {
+            let pending = Overwrite::begin(call.connection(), &database.path, source, wait)?;
+            Ok(Box::new(pending) as Box<dyn Pending>)
+        })?;
+        Ok(txid.map(number).into())
+    })
+}
