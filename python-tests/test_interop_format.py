@@ -129,7 +129,7 @@ def test_litestream_restores_what_we_encode(cli, litestream, tmp_path, page_size
     database, replica = replicated(litestream, tmp_path, page_size)
     anew = tmp_path / "anew"
     environment = harness.clean_environment(INTEROP_SOURCE=f"file://{replica}", INTEROP_TARGET=f"file://{anew}")
-    name = "compact::tests::encodes_a_replica_anew_for_a_peer"
+    name = "upkeep::merge::tests::encodes_a_replica_anew_for_a_peer"
     test = ["cargo", "test", "--quiet", "--lib", "--", "--exact", "--ignored", name]
     assert "1 passed" in harness.run(test, timeout=1200, cwd=harness.ROOT, env=environment)
     assert listed(cli, anew, "level") == [0, 9]

@@ -111,7 +111,8 @@ for line in sys.stdin:
 @pytest.mark.parametrize("replica", ["folder", "moto"], indirect=True)
 def test_litestream_vfs_reads_while_we_write(database, replica, process):
     """Every state that it sees is one that was committed, and it sees the last."""
-    c = connect(database, replica)
+    # Files at level 1 would stall it.
+    c = connect(database, replica, replica_levels="off,5m,1h")
     one(c, "PRAGMA journal_mode=wal")
     c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
     fill(c, 5, 100)
@@ -124,7 +125,7 @@ def test_litestream_vfs_reads_while_we_write(database, replica, process):
 
     def write():
         try:
-            mine = connect(database, replica)
+            mine = connect(database, replica, replica_levels="off,5m,1h")
             # The reader fetches every page by itself, so there should not be thousands.
             while not stop.wait(0.02):
                 fill(mine, 5, 100)

@@ -7,7 +7,6 @@ pub mod catalog;
 #[cfg(feature = "program")]
 pub mod cli;
 pub mod clock;
-pub mod compact;
 pub mod config;
 pub mod database;
 pub mod doctor;
@@ -29,6 +28,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod types;
+pub mod upkeep;
 pub mod upload;
 pub mod verify;
 pub mod vfs;

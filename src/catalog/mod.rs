@@ -4,6 +4,8 @@ pub mod back;
 pub mod chain;
 pub mod moment;
 pub mod points;
+#[cfg(test)]
+pub mod sample;
 pub mod words;
 
 pub use back::Back;

@@ -9,6 +9,7 @@ use super::setting::{self, Value};
 use super::url::ReplicaUrl;
 use crate::error::{Error, Result};
 use crate::replica::s3::Options;
+use crate::upkeep::{Levels, Policy};
 
 /// How long a group collects for a file replica, where nothing else is said.
 const INTERVAL_FILE: Duration = Duration::from_millis(10);
@@ -59,8 +60,8 @@ pub struct Settings {
     pub interval: Duration,
     pub open_timeout: Duration,
     pub flush_timeout: Duration,
-    /// Age in which a merged level-0 file may go.
-    pub l0_retention: Duration,
+    pub levels: Levels,
+    pub retention: Policy,
     pub if_missing: IfMissing,
     pub on_behind: OnBehind,
     /// Folder of the local log, absolute.
@@ -91,7 +92,17 @@ impl Settings {
             replicas,
             open_timeout: duration(layer, "replica_open_timeout"),
             flush_timeout: duration(layer, "replica_flush_timeout"),
-            l0_retention: duration(layer, "replica_l0_retention"),
+            levels: Levels {
+                merged: match value(layer, "replica_levels") {
+                    Value::Levels(intervals) => intervals,
+                    other => unreachable!("BUG: replica_levels is {other:?}"),
+                },
+                snapshot: duration(layer, "replica_snapshot_interval"),
+            },
+            retention: Policy {
+                l0: duration(layer, "replica_l0_retention"),
+                window: duration(layer, "replica_retention"),
+            },
             if_missing: match value(layer, "replica_if_missing") {
                 Value::Word("restore") => IfMissing::Restore,
                 Value::Word("continue") => IfMissing::Continue,

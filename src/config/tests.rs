@@ -1,6 +1,7 @@
 //! The sources against each other.
 
 use super::*;
+use crate::upkeep::{Levels, Policy};
 
 fn config(variables: &[(&str, &str)]) -> Config {
     Config::from_variables(variables.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))))
@@ -63,7 +64,14 @@ fn a_uri_is_enough_and_the_rest_is_default() {
             interval: std::time::Duration::from_millis(10),
             open_timeout: std::time::Duration::from_secs(2),
             flush_timeout: std::time::Duration::from_secs(5),
-            l0_retention: std::time::Duration::from_secs(300),
+            levels: Levels {
+                merged: [30, 300, 3600].map(|s| Some(std::time::Duration::from_secs(s))),
+                snapshot: std::time::Duration::from_secs(86_400),
+            },
+            retention: Policy {
+                l0: std::time::Duration::from_secs(300),
+                window: std::time::Duration::from_secs(86_400),
+            },
             if_missing: IfMissing::Refuse,
             on_behind: OnBehind::Auto,
             log: "/no/app.db-replica".into(),
@@ -87,6 +95,10 @@ fn every_built_setting_arrives() {
         ("replica_log", "/log/x"),
         ("replica_log_max", "64MiB"),
         ("replica_durability", "commit"),
+        ("replica_levels", "off,10s,1h"),
+        ("replica_snapshot_interval", "6h"),
+        ("replica_l0_retention", "2m"),
+        ("replica_retention", "0"),
     ];
     let found = settings(&config(&[]), "/no/app.db", &uri);
     assert_eq!(
@@ -99,6 +111,10 @@ fn every_built_setting_arrives() {
     );
     assert_eq!((found.if_missing, found.log_bytes_max), (IfMissing::Continue, 64 << 20));
     assert_eq!(found.durability, Durability::Commit);
+    let seconds = |s| std::time::Duration::from_secs(s);
+    let merged = [None, Some(seconds(10)), Some(seconds(3600))];
+    assert_eq!(found.levels, Levels { merged, snapshot: seconds(6 * 3600) });
+    assert_eq!(found.retention, Policy { l0: seconds(120), window: seconds(0) });
     assert_eq!(found.log, Path::new("/log/x"));
 }
 

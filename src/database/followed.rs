@@ -17,6 +17,7 @@ use super::queue::Lane;
 use super::runtime::Runtime;
 use super::sync::Tickets;
 use super::turn::Turn;
+use super::upkeep::Upkeep;
 use super::worker::Urgency;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Files, Phase, WalNotes};
@@ -44,6 +45,7 @@ pub struct Database {
     pub exclusive_wal: ExclusiveWal,
     pub tickets: Tickets,
     pub(super) gate: Gate,
+    pub(super) upkeep: Upkeep,
     /// Writes to the database file by this process, in rollback modes.
     pub writes: AtomicU64,
     pub standing: Standing,
@@ -134,6 +136,7 @@ impl Database {
             exclusive_wal: ExclusiveWal::default(),
             tickets: Tickets::default(),
             gate: parts.gate,
+            upkeep: Upkeep::of(parts.engine.name),
             writes: AtomicU64::new(0),
             standing: Standing::default(),
             turn: Turn::default(),
@@ -381,7 +384,10 @@ impl Database {
     }
 
     /// The run of the engine that is due at `at`; schedules the next one itself, if there must be one.
-    pub fn run(self: &Arc<Self>, at: Instant) {
+    pub fn run(self: &Arc<Self>, lane: Lane, at: Instant) {
+        if lane == Lane::Upkeep {
+            return self.run_upkeep(at);
+        }
         let home = self.take_due(at);
         let copies = self.copies_due.lock().take_if(|due| *due == at).is_some();
         if !(home || copies) || !matches!(self.phase(), Phase::Live | Phase::Cold) {
@@ -398,9 +404,13 @@ impl Database {
 
     fn run_cycle(self: &Arc<Self>, mut engine: MutexGuard<'_, Engine>) {
         let dirty = self.dirty_since_ms.swap(0, Ordering::AcqRel);
+        let before = self.state.acknowledged(0);
         let outcome = self.caught(&mut engine, Engine::cycle);
         self.schedule_copies(engine.retry_at());
         drop(engine);
+        if self.state.acknowledged(0) > before {
+            self.wants_upkeep();
+        }
         let again = self.again.swap(false, Ordering::SeqCst);
         let pause = match outcome {
             Ok(_) if again => Some(Duration::ZERO),

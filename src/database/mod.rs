@@ -34,6 +34,7 @@ mod settle;
 mod shm_wal;
 mod sync;
 mod turn;
+mod upkeep;
 mod way;
 mod worker;
 

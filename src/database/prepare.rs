@@ -255,7 +255,7 @@ impl Prepared {
         let mut replicas: Vec<_> = urls.map(|url| Replica { url, uploader: None, retry_at: None }).collect();
         if self.home.is_known {
             let newest = self.head.take().map(|h| h.file);
-            replicas[0].uploader = Some(Uploader::new(self.home.client, newest, self.settings.l0_retention));
+            replicas[0].uploader = Some(Uploader::new(self.home.client, newest, self.settings.retention.l0));
         }
         let whole = recorded.filter(|r| r.position.txid > Txid::FIRST).map(|r| r.position.txid);
         let whole =

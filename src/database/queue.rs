@@ -6,6 +6,7 @@
 //! Folder    a disk                         all
 //! Bucket    the answer of a store          all; all but one where there are folders too
 //! Failing   what did not work last time    a third of them, at least one
+//! Upkeep    a disk or a store, for long    one, and never the last
 //! ```
 //!
 //! Promise: among what its limit allows to run, the earliest due goes first. A database that always has something to do
@@ -20,9 +21,11 @@ pub enum Lane {
     Folder,
     Bucket,
     Failing,
+    /// Of replicas: merging, snapshots, retention. Nobody waits for it.
+    Upkeep,
 }
 
-const LANES: [Lane; 3] = [Lane::Folder, Lane::Bucket, Lane::Failing];
+const LANES: [Lane; 4] = [Lane::Folder, Lane::Bucket, Lane::Failing, Lane::Upkeep];
 
 struct Due<T> {
     at: Instant,
@@ -81,6 +84,11 @@ impl<T> Queue<T> {
         self.heaps[lane as usize].push(Reverse(Due { at, order: self.order, what }));
     }
 
+    /// Takes out what `is_gone` names of a lane. O(what waits in it).
+    pub fn remove(&mut self, lane: Lane, is_gone: impl Fn(&T) -> bool) {
+        self.heaps[lane as usize].retain(|Reverse(due)| !is_gone(&due.what));
+    }
+
     /// The earliest that may run, of `threads` threads, if it is due at `now`.
     pub fn pop(&mut self, now: Instant, threads: usize) -> Option<Run<T>> {
         let lane = self.earliest(threads).filter(|&(at, _, _)| at <= now)?.2;
@@ -95,9 +103,13 @@ impl<T> Queue<T> {
         self.earliest(threads).map(|(at, _, _)| at)
     }
 
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.heaps.iter().map(BinaryHeap::len).sum()
+    /// How many databases collect a group.
+    pub fn collecting(&self) -> usize {
+        LANES
+            .into_iter()
+            .filter(|&lane| lane != Lane::Upkeep)
+            .map(|lane| self.heaps[lane as usize].len())
+            .sum()
     }
 
     /// What was popped from `lane` has run.
@@ -116,13 +128,14 @@ impl<T> Queue<T> {
     }
 
     fn may_run(&self, lane: Lane, threads: usize) -> bool {
-        let [_, bucket, failing] = self.running;
+        let [_, bucket, failing, upkeep] = self.running;
         let kept = usize::from(self.has_folders && threads > 1);
-        let is_free = bucket + failing + kept < threads;
+        let is_free = bucket + failing + upkeep + kept < threads;
         match lane {
             Lane::Folder => true,
             Lane::Bucket => is_free,
             Lane::Failing => is_free && failing < (threads / 3).max(1),
+            Lane::Upkeep => is_free && upkeep == 0,
         }
     }
 }

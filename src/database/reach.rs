@@ -97,5 +97,5 @@ impl Engine {
 }
 
 fn uploader(db: &Database, client: Arc<dyn Client>, head: Option<&Head>) -> Uploader {
-    Uploader::new(client, head.map(|h| h.file), db.settings.l0_retention)
+    Uploader::new(client, head.map(|h| h.file), db.settings.retention.l0)
 }

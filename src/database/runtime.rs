@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::followed::Database;
 use super::live::{LiveFiles, wal_bytes};
 use super::prepare::{self, Opening};
+use super::queue::Lane;
 use super::shm_wal::ShmWal;
 use super::worker::{Everyone, Urgency, Worker};
 use crate::capture::Files;
@@ -106,6 +107,12 @@ impl Runtime {
         self.worker_of(database).schedule(database, at);
     }
 
+    /// Upkeep yields to everything, whatever the database's urgency.
+    pub(super) fn schedule_upkeep(&self, database: &Arc<Database>, at: Instant) {
+        self.worker.forget(Lane::Upkeep, database);
+        self.worker.schedule_in(Lane::Upkeep, database, at);
+    }
+
     fn worker_of(&self, database: &Database) -> &Worker {
         match database.urgency() {
             Urgency::Low => &self.worker,
@@ -178,6 +185,7 @@ impl Runtime {
             },
         };
         self.worker_of(&database).start(self, database.lane())?;
+        self.worker.start(self, Lane::Upkeep)?;
         static AT_EXIT: Once = Once::new();
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
         // Groups that were never sent, and pages noted before, wait for no commit. None is announced by this.
@@ -232,6 +240,8 @@ impl Runtime {
         database.users.lock().take();
         database.claim.lock().take();
         table.open.remove(&database.path);
+        drop(table);
+        self.worker.forget(Lane::Upkeep, database);
     }
 
     /// A database was opened for reading only.

@@ -172,7 +172,7 @@ impl Engine {
             return Ok(());
         };
         let Some(home) = self.home().map(Uploader::client) else { return Ok(()) };
-        match crate::compact::snapshot_to(home, home, txid, db.log.folder()) {
+        match crate::upkeep::snapshot_to(home, home, txid, db.log.folder()) {
             Err(error) if error.kind() != Kind::Exists => Err(error),
             _ => {
                 self.whole = None;
@@ -215,7 +215,7 @@ impl Engine {
             let next = db.state.acknowledged(index).map_or(Txid::FIRST, Txid::next);
             if !self.groups.contains(next) {
                 let snapshot =
-                    crate::compact::snapshot_to(home_client.client(), copy.client(), home, db.log.folder())?;
+                    crate::upkeep::snapshot_to(home_client.client(), copy.client(), home, db.log.folder())?;
                 copy.found(snapshot);
                 db.state.set_acknowledged(index, Some(home));
                 break;

@@ -23,7 +23,7 @@ impl Prepared {
     pub(super) fn restore(&mut self, unsent: &[Sealed]) -> Result<()> {
         let path = &self.settings.database;
         let newest = self.head.as_ref().map(|h| h.file);
-        let mut uploader = Uploader::new(Arc::clone(&self.home.client), newest, self.settings.l0_retention);
+        let mut uploader = Uploader::new(Arc::clone(&self.home.client), newest, self.settings.retention.l0);
         for sealed in unsent.iter().filter(|s| self.head.as_ref().is_none_or(|h| s.txid > h.txid())) {
             uploader.put(&self.log, sealed)?;
         }

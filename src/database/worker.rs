@@ -57,7 +57,7 @@ impl Plan {
 
     /// Until when to sleep while nothing is due.
     fn wake_at(&self) -> Option<Instant> {
-        let patience = if self.due.len() >= CROWD { CROWD_WAITS } else { Duration::ZERO };
+        let patience = if self.due.collecting() >= CROWD { CROWD_WAITS } else { Duration::ZERO };
         self.next_at().map(|at| at + patience)
     }
 
@@ -103,7 +103,11 @@ impl Worker {
 
     /// Runs `database` at `at`, on a thread of ours.
     pub fn schedule(&self, database: &Arc<Database>, at: Instant) {
-        let lane = database.lane();
+        self.schedule_in(database.lane(), database, at);
+    }
+
+    /// The same in a lane that the caller chooses.
+    pub fn schedule_in(&self, lane: Lane, database: &Arc<Database>, at: Instant) {
         let mut plan = self.plan.lock();
         plan.due.push(lane, at, Arc::clone(database));
         let is_urgent = plan.watched_until.is_some_and(|until| at < until) && at <= Instant::now();
@@ -114,6 +118,11 @@ impl Worker {
         }
     }
 
+    /// What was scheduled of `database` in a lane is not run any more, and does not keep it alive.
+    pub fn forget(&self, lane: Lane, database: &Arc<Database>) {
+        self.plan.lock().due.remove(lane, |other| Arc::ptr_eq(other, database));
+    }
+
     /// Starts the threads that a database in `lane` needs, as far as they are not there. They live as long as the process.
     ///
     /// # Errors
@@ -121,7 +130,11 @@ impl Worker {
     pub fn start(&'static self, everyone: &'static dyn Everyone, lane: Lane) -> Result<()> {
         let (_, folders, bucket) =
             THREADS.into_iter().find(|t| t.0 == self.urgency).expect("BUG: no row for an urgency");
-        let threads = if lane == Lane::Folder { folders } else { bucket };
+        let threads = match lane {
+            Lane::Upkeep => 1,
+            Lane::Folder => folders,
+            Lane::Bucket | Lane::Failing => bucket,
+        };
         let mut plan = self.plan.lock();
         plan.due.expect(lane);
         plan.next_poll.get_or_insert_with(|| Instant::now() + FOREIGN_POLL);
@@ -141,7 +154,7 @@ impl Worker {
         loop {
             match self.next(ran.take()) {
                 Next::Run(run) => {
-                    run.what.run(run.at);
+                    run.what.run(run.lane, run.at);
                     ran = Some(run.lane);
                 }
                 Next::Poll => {

@@ -123,6 +123,14 @@ pub trait Client: Send + Sync {
     /// `NotFound` when the replica itself is gone.
     fn stat(&self, level: Level, range: TxidRange) -> Result<Option<FileInfo>>;
 
+    /// The clock by which the store says when it took an object, where a listing does not tell it.
+    ///
+    /// # Errors
+    /// As the store refuses.
+    fn now(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
     /// The same place by the names of its objects, where the store can show that.
     fn objects(&self) -> Option<&dyn Objects> {
         None

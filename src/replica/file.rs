@@ -14,6 +14,7 @@ use super::client::{Client, ReadSeek};
 use super::layout;
 use super::objects::{ObjectInfo, Objects};
 use crate::error::{Error, Kind, Result};
+use crate::fs::FileStat;
 use crate::fs::durable::{self, Temp};
 use crate::lock::Mutex;
 use crate::ltx::name;
@@ -115,7 +116,17 @@ impl Client for FileReplica {
 
     fn prepare(&self) -> Result<()> {
         durable::create_folder(&self.root)?;
+        durable::remove_stale(&self.root)?;
         Level::all().try_for_each(|level| durable::remove_stale(&layout::folder(&self.root, level)).map(drop))
+    }
+
+    /// The change time of a file made for it: of a folder on another machine its clock, not ours.
+    fn now(&self) -> Result<Option<Timestamp>> {
+        self.check_root()?;
+        let temp = Temp::create(&self.root.join("clock"))?;
+        let metadata = temp.file().metadata().map_err(|e| Error::io("look at", temp.path(), e))?;
+        let stat = FileStat::from_metadata(&metadata);
+        Ok(Some(Timestamp(stat.changed_ns / NS_PER_MS as i64)))
     }
 
     fn list(&self, level: Level) -> Result<Vec<FileInfo>> {

@@ -4,4 +4,5 @@ mod model_modes;
 mod model_rows;
 mod mutations;
 mod tidy;
+mod upkeep_day;
 mod vfs_contract;

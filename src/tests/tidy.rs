@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["types", "error", "status", "clock", "lock", "fs"],
     &["sqlite", "ltx"],
     &["staging", "replica", "catalog"],
-    &["capture", "upload", "compact", "restore", "verify", "legacy", "doctor"],
+    &["capture", "upload", "upkeep", "restore", "verify", "legacy", "doctor"],
     &["config", "database"],
     &["vfs", "sql", "cli"],
     &["extension"],
@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 7] = [
 /// Layers whose rooms may import each other: nouns, and the lifecycle.
 const NEIGHBOURS_MEET: [usize; 2] = [0, 4];
 /// Imports that the layers alone would refuse or not know: (room, or file, what it may import).
-const ALSO: [(&str, &str); 13] = [
+const ALSO: [(&str, &str); 16] = [
     ("fs", "ffi::map"),
     ("fs", "ffi::writeback"),
     ("restore", "ffi::os"),

@@ -2,17 +2,24 @@
 //!
 //! A merged file is built in a scratch folder and then created in the replica, where it appears whole. At most
 //! [`INPUTS_MAX`] files are open at once; a longer chain is merged in rounds.
+//!
+//! What is merged must link from its first file to its last; a merged file keeps pre and post checksum and the time of its
+//! last input. A level-0 file that does not link to the one after it is a leftover of a writer that came too late, and is
+//! passed over.
 
 use crate::catalog::{Chain, Target, chain_to};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fs::durable::Temp;
 use crate::ltx::merge::check_link;
 use crate::ltx::{Decoder, Header, Proof, Summary, merge};
 use crate::replica::{Client, ReadSeek, open_decoder};
-use crate::types::{Checksum, FileInfo, Level, Txid, TxidRange};
+use crate::types::{Checksum, FileInfo, Level, Timestamp, Txid, TxidRange};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom};
 use std::path::Path;
+
+use super::due::{Merge, next_merge};
+use super::levels::Rung;
 
 /// Files merged at once: far from the usual limit of 1024 descriptors, 32 KiB of buffer each.
 const INPUTS_MAX: usize = 128;
@@ -20,6 +27,113 @@ const INPUTS_MAX: usize = 128;
 const LEFTOVERS_MAX: u32 = 16;
 
 type Input = Decoder<Box<dyn ReadSeek>>;
+
+/// Creates the next file of a level, if there is enough for one, and adds it to `listing`, from which leftovers go. `false`:
+/// there was not. Where another keeper has made the same file, that is as good.
+///
+/// # Errors
+/// `Corrupt` with file, offset and reason for a damaged source; `NotFound` or `Conflict` when one was deleted or made anew
+/// meanwhile; else as the store says.
+pub fn climb(
+    client: &dyn Client,
+    listing: &mut Vec<FileInfo>,
+    rung: Rung,
+    newest: Txid,
+    now: Timestamp,
+    scratch: &Path,
+) -> Result<bool> {
+    for _ in 0..=LEFTOVERS_MAX {
+        let Some(merge) = next_merge(listing, rung, newest, now) else { return Ok(false) };
+        match merge_steps(client, &merge, scratch)? {
+            Merged::File(temp, header) => {
+                listing.push(create(client, merge.level, &header, &temp)?);
+                return Ok(true);
+            }
+            Merged::Leftover(file) => listing.retain(|other| !other.same_object(&file)),
+        }
+    }
+    Err(Error::corrupt(format!(
+        "{} holds more than {LEFTOVERS_MAX} files at level 0 that belong to another history",
+        client.url()
+    )))
+}
+
+fn create(client: &dyn Client, level: Level, header: &Header, temp: &Temp) -> Result<FileInfo> {
+    let made = match client.create(level, header.range, header.timestamp, &mut reader(temp)?) {
+        Err(error) if error.kind() == Kind::Exists => client.stat(level, header.range)?.ok_or(error),
+        other => other,
+    }?;
+    client.make_durable(level)?;
+    Ok(made)
+}
+
+enum Merged {
+    File(Temp, Header),
+    /// This step does not link to the file after it.
+    Leftover(FileInfo),
+}
+
+/// Merges the steps up to the first that has another page size: no merge spans that.
+fn merge_steps(client: &dyn Client, merge: &Merge, scratch: &Path) -> Result<Merged> {
+    let mut parts: Vec<(Temp, Header)> = Vec::new();
+    let mut before: Option<(FileInfo, Header)> = None;
+    for chunk in merge.steps.chunks(INPUTS_MAX) {
+        let mut inputs = Vec::with_capacity(chunk.len());
+        for step in chunk {
+            let input = open_decoder(client, step)?;
+            let header = *input.header();
+            if before.is_some_and(|(_, before)| before.page_size != header.page_size) {
+                break;
+            }
+            if let Some(leftover) = leftover_before(client, &before, step, &header)? {
+                return Ok(Merged::Leftover(leftover));
+            }
+            before = Some((*step, header));
+            inputs.push(input);
+        }
+        let is_cut = inputs.len() < chunk.len();
+        if !inputs.is_empty() {
+            parts.push(merge_part(inputs, scratch)?);
+        }
+        if parts.len() == INPUTS_MAX {
+            parts = vec![merge_parts(&parts, scratch)?];
+        }
+        if is_cut {
+            break;
+        }
+    }
+    if let (Some(next), Some((step, _))) = (merge.next, before)
+        && next.range.min == step.range.max.next()
+        && let Some(leftover) = leftover_before(client, &before, &next, &header_of(client, &next)?)?
+    {
+        return Ok(Merged::Leftover(leftover));
+    }
+    let (temp, header) =
+        if parts.len() == 1 { parts.pop().expect("BUG: one part") } else { merge_parts(&parts, scratch)? };
+    Ok(Merged::File(temp, header))
+}
+
+/// The file before `step`, if that does not link to it and both are undamaged level-0 files.
+///
+/// # Errors
+/// `Corrupt` for other files that do not link.
+fn leftover_before(
+    client: &dyn Client,
+    before: &Option<(FileInfo, Header)>,
+    step: &FileInfo,
+    header: &Header,
+) -> Result<Option<FileInfo>> {
+    let Some((file, previous)) = before else { return Ok(None) };
+    match check_link(previous, header) {
+        Err(error) if (file.level, step.level) != (Level::CAPTURED, Level::CAPTURED) => Err(error),
+        Err(_) => {
+            open_decoder(client, file)?.verify_rest()?;
+            open_decoder(client, step)?.verify_rest()?;
+            Ok(Some(*file))
+        }
+        Ok(()) => Ok(None),
+    }
+}
 
 /// Creates the level-9 file `1..txid` in `target` from the files of `source`, which may be the same replica.
 ///
@@ -101,16 +215,15 @@ fn merge_files(source: &dyn Client, steps: &[FileInfo], scratch: &Path) -> Resul
         }
         return merge_snapshot(inputs, scratch);
     }
-    let mut parts: Vec<Temp> = Vec::new();
+    let mut parts: Vec<(Temp, Header)> = Vec::new();
     for steps in rest.chunks(INPUTS_MAX) {
         let opened = steps.iter().map(|step| open_decoder(source, step)).collect::<Result<Vec<_>>>()?;
         parts.push(merge_part(opened, scratch)?);
         if parts.len() == INPUTS_MAX {
-            let opened = parts.iter().map(open_part).collect::<Result<Vec<_>>>()?;
-            parts = vec![merge_part(opened, scratch)?];
+            parts = vec![merge_parts(&parts, scratch)?];
         }
     }
-    for part in &parts {
+    for (part, _) in &parts {
         inputs.push(open_part(part)?);
     }
     merge_snapshot(inputs, scratch)
@@ -126,10 +239,15 @@ fn merge_snapshot(inputs: Vec<Input>, scratch: &Path) -> Result<(Temp, Summary)>
     Ok((temp, summary))
 }
 
-fn merge_part(inputs: Vec<Input>, scratch: &Path) -> Result<Temp> {
+fn merge_part(inputs: Vec<Input>, scratch: &Path) -> Result<(Temp, Header)> {
     let temp = Temp::create(&scratch.join("merge"))?;
-    merge::merge(inputs, writer(&temp))?;
-    Ok(temp)
+    let summary = merge::merge(inputs, writer(&temp))?;
+    Ok((temp, summary.header))
+}
+
+fn merge_parts(parts: &[(Temp, Header)], scratch: &Path) -> Result<(Temp, Header)> {
+    let opened = parts.iter().map(|(part, _)| open_part(part)).collect::<Result<Vec<_>>>()?;
+    merge_part(opened, scratch)
 }
 
 fn open_part(part: &Temp) -> Result<Input> {
@@ -159,43 +277,8 @@ mod tests {
     use crate::replica::FileReplica;
     use crate::testing::Folder;
     use crate::types::{PageSize, Pgno};
+    use crate::upkeep::sample::{State, checksum, fill, replica};
     use std::collections::BTreeMap;
-
-    fn replica(folder: &Folder, name: &str) -> FileReplica {
-        FileReplica::at_or_create(folder.path().join(name)).unwrap()
-    }
-
-    type State = BTreeMap<u32, Vec<u8>>;
-
-    fn checksum(state: &State) -> Checksum {
-        let sums = state.iter().map(|(pgno, page)| page_checksum(Pgno::new(*pgno).unwrap(), page));
-        sums.fold(Checksum::EMPTY, Checksum::toggle)
-    }
-
-    /// Writes `txids` random states as level-0 files; the last `tail` have another page size.
-    fn fill(replica: &FileReplica, txids: u64, tail: u64) -> State {
-        let mut random = Random::new(txids);
-        let mut state = State::new();
-        for txid in 1..=txids {
-            let size = if txid > txids - tail { 1024 } else { 512 };
-            let count = 1 + random.below(9) as u32;
-            let old = checksum(&state);
-            state.retain(|pgno, page| *pgno <= count && page.len() == size);
-            let before = state.len() as u32;
-            let mut changed = Vec::new();
-            for pgno in (1..=count).filter(|pgno| *pgno > before || pgno % 3 == 0) {
-                changed.push((pgno, random.page(PageSize::new(size as u32).unwrap())));
-            }
-            state.extend(changed.iter().cloned());
-            let proof = Some(Proof { pre: old, post: checksum(&state) });
-            let header = Header { proof, ..header(txid, txid, size as u32, count) };
-            let body = file(header, &changed);
-            replica
-                .create(Level::CAPTURED, header.range, header.timestamp, &mut Cursor::new(&body[..]))
-                .unwrap();
-        }
-        state
-    }
 
     fn check(txids: u64, tail: u64) {
         let folder = Folder::new();

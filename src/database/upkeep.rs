@@ -1,0 +1,114 @@
+//! When the replicas of a database are kept up: merged, snapshotted, pruned.
+//!
+//! ```text
+//! a group is acknowledged -> due at the next tick of the lowest level -> run, in a lane of its own -> due again, or never
+//! ```
+//!
+//! Only who has added to the history keeps it: the process whose engine worked last, after something of its own was
+//! acknowledged. A database that nobody writes is due until everything is merged and let go, and then makes no request.
+//!
+//! The run takes no lock of the database or the engine: it looks at the replica alone, and up to what is acknowledged.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::followed::Database;
+use super::runtime::Runtime;
+use crate::capture::Phase;
+use crate::clock;
+use crate::error::Result;
+use crate::lock::Mutex;
+use crate::types::Timestamp;
+use crate::upkeep::levels::next_tick;
+use crate::upkeep::{Keeper, keeper::Done};
+
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(30);
+/// Part of the lowest interval over which the databases of a process spread.
+const SPREAD: u32 = 3;
+
+pub struct Upkeep {
+    /// Of the engine of this process.
+    engine: u64,
+    // Guards when the next run is due; `None`: none is.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Upkeep {
+    pub fn of(engine: u64) -> Upkeep {
+        Upkeep { engine, due: Mutex::new(None) }
+    }
+}
+
+impl Database {
+    /// Something was acknowledged.
+    pub(super) fn wants_upkeep(self: &Arc<Self>) {
+        let soon = self.lowest_interval().saturating_mul(2);
+        if self.upkeep.due.lock().is_none_or(|due| due > Instant::now() + soon) {
+            self.schedule_upkeep(next_tick(clock::now(), self.lowest_interval()));
+        }
+    }
+
+    fn lowest_interval(&self) -> Duration {
+        let levels = &self.settings.levels;
+        levels.rungs().first().map_or(levels.snapshot, |rung| rung.interval.min(levels.snapshot))
+    }
+
+    /// Spread, so that the databases of a process are not all due at the tick.
+    fn schedule_upkeep(self: &Arc<Self>, at: Timestamp) {
+        let until = Duration::from_millis(u64::try_from(at.0 - clock::now().0).unwrap_or(0));
+        let share = self.upkeep.engine as u32 as f64 / f64::from(u32::MAX);
+        let due = Instant::now() + until + (self.lowest_interval() / SPREAD).mul_f64(share);
+        *self.upkeep.due.lock() = Some(due);
+        Runtime::get().schedule_upkeep(self, due);
+    }
+
+    /// The run that is due at `at`.
+    pub(super) fn run_upkeep(self: &Arc<Self>, at: Instant) {
+        if self.upkeep.due.lock().take_if(|due| *due == at).is_none() || !self.may_keep() {
+            return;
+        }
+        let caught = catch_unwind(AssertUnwindSafe(|| self.keep_replicas()));
+        match caught {
+            Ok(Some(next)) => self.schedule_upkeep(next),
+            Ok(None) => {}
+            Err(_) => {
+                self.notices().error("upkeep has ended after a bug; commits go on, and the replica grows")
+            }
+        }
+    }
+
+    fn may_keep(&self) -> bool {
+        matches!(self.phase(), Phase::Live | Phase::Cold)
+            && !self.connections.is_empty()
+            && self.state.worked_last() == self.upkeep.engine
+    }
+
+    /// When the next run is due.
+    fn keep_replicas(&self) -> Option<Timestamp> {
+        let count = self.settings.replicas.len();
+        let next = (0..count).filter_map(|index| match self.keep(index) {
+            Ok(done) => done.next,
+            Err(error) => {
+                self.notices.lock()[index]
+                    .error(format!("upkeep of {}: {error}", self.settings.replicas[index]));
+                Some(Timestamp(clock::now().0 + RETRY.as_millis() as i64))
+            }
+        });
+        next.min()
+    }
+
+    fn keep(&self, index: usize) -> Result<Done> {
+        let Some(newest) = self.state.acknowledged(index) else { return Ok(Done::default()) };
+        let client = Runtime::get().config.client(&self.settings, index, None)?;
+        let keeper = Keeper {
+            client: &*client,
+            levels: &self.settings.levels,
+            policy: self.settings.retention,
+            scratch: self.log.folder(),
+            must_stop: &|| !self.may_keep(),
+        };
+        keeper.run(newest, clock::now())
+    }
+}
