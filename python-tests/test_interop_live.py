@@ -161,7 +161,7 @@ def test_litestream_vfs_reads_while_we_write(database, replica, process):
 @pytest.mark.parametrize("version", [None, *formats.FRAME_VERSIONS])
 def test_replica_restore_of_what_litestream_wrote(litestream, tmp_path, version):
     """Block records of the current version, frame records of older ones; then we write on under our own name."""
-    program = formats.older_litestream(version) if version else litestream
+    program = harness.older_litestream(version) if version else litestream
     database, replica = formats.replicated(program, tmp_path, 4096)
     flags = formats.page_flags(replica)
     assert flags == ({b"\0\0"} if version else {b"\0\1"})
