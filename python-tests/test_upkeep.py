@@ -211,6 +211,31 @@ def test_upkeep_that_fails_says_so_and_commits_go_on(tmp_path, replica):
     c.close()
 
 
+def test_what_was_uploaded_is_verified_in_the_background(tmp_path, replica):
+    c = connect(tmp_path / "app.db", replica, replica_verify_interval="100ms", replica_interval="0")
+    c.execute("CREATE TABLE t(x)")
+    for n in range(5):
+        c.execute("INSERT INTO t VALUES (?)", (n,))
+        newest = sync(c)
+
+    def row():
+        return c.execute("SELECT verified_txid, last_error FROM replica_status").fetchone()
+
+    harness.wait_for(lambda: row() == (newest, None), "that everything is verified")
+    # Neither the newest nor the one before it: at those every put looks.
+    damaged = replica / "ltx" / "0" / f"{2:016x}-{2:016x}.ltx"
+    content = bytearray(damaged.read_bytes())
+    content[-30] ^= 1
+    damaged.unlink()
+    damaged.write_bytes(content)
+    c.execute("INSERT INTO t VALUES (9)")
+    sync(c)
+    error = harness.wait_for(lambda: row()[1], "that the damage is found")
+    assert error.startswith(f"file://{replica} is damaged: level 0 file {damaged.name}"), error
+    assert row()[0] == 1, "proven up to before it"
+    c.close()
+
+
 def test_levels_that_are_off_are_left_out(tmp_path, replica):
     """Without level 1, as live readers of litestream-vfs need it."""
     c = connect(tmp_path / "app.db", replica, **{**FAST, "replica_levels": "off,1s,off"})

@@ -89,7 +89,7 @@ pub const SETTINGS: &[Setting] = &[
     built("replica_log", None, Form::Folder),
     built("replica_log_max", Some("1GiB"), Form::Size("1MiB", "1024TiB")),
     built("replica_flush_timeout", Some("5s"), Form::Duration("0", "1h")),
-    later("replica_verify_interval", Some("off"), Form::DurationOrOff),
+    built("replica_verify_interval", Some("off"), Form::DurationOrOff),
     built("replica_endpoint", None, Form::Text),
     built("replica_region", None, Form::Text),
     built("replica_path_style", None, Form::Flag),
@@ -374,7 +374,6 @@ mod tests {
             ("replica_on_conflict", "rejoin", "'halt'"),
             ("replica_lease", "required", "'off'"),
             ("replica_lease_ttl", "31s", "'30s'"),
-            ("replica_verify_interval", "1h", "'off'"),
             ("replica_lease_owner", "me", "leaving it out"),
         ] {
             assert_eq!(

@@ -62,6 +62,8 @@ pub struct Settings {
     pub flush_timeout: Duration,
     pub levels: Levels,
     pub retention: Policy,
+    /// Pace of the background verifier; `None`: there is none.
+    pub verify_interval: Option<Duration>,
     pub if_missing: IfMissing,
     pub on_behind: OnBehind,
     /// Folder of the local log, absolute.
@@ -92,16 +94,11 @@ impl Settings {
             replicas,
             open_timeout: duration(layer, "replica_open_timeout"),
             flush_timeout: duration(layer, "replica_flush_timeout"),
-            levels: Levels {
-                merged: match value(layer, "replica_levels") {
-                    Value::Levels(intervals) => intervals,
-                    other => unreachable!("BUG: replica_levels is {other:?}"),
-                },
-                snapshot: duration(layer, "replica_snapshot_interval"),
-            },
-            retention: Policy {
-                l0: duration(layer, "replica_l0_retention"),
-                window: duration(layer, "replica_retention"),
+            levels: levels(layer),
+            retention: retention(layer),
+            verify_interval: match value(layer, "replica_verify_interval") {
+                Value::Duration(interval) => Some(interval),
+                _ => None,
             },
             if_missing: match value(layer, "replica_if_missing") {
                 Value::Word("restore") => IfMissing::Restore,
@@ -125,6 +122,33 @@ impl Settings {
             from_environment,
         })
     }
+}
+
+/// What upkeep needs to know of a replica without a database: from settings by name, each written as everywhere.
+///
+/// # Errors
+/// `Invalid`, naming setting, value and what is allowed.
+pub fn upkeep(given: &[(&str, &str)]) -> Result<(Levels, Policy)> {
+    let mut layer = Layer::default();
+    for (name, text) in given {
+        let setting = setting::by_name(name.as_bytes()).expect("BUG: not a setting of upkeep");
+        layer.add(setting, name, text.as_bytes())?;
+    }
+    Ok((levels(&layer), retention(&layer)))
+}
+
+fn levels(layer: &Layer) -> Levels {
+    Levels {
+        merged: match value(layer, "replica_levels") {
+            Value::Levels(intervals) => intervals,
+            other => unreachable!("BUG: replica_levels is {other:?}"),
+        },
+        snapshot: duration(layer, "replica_snapshot_interval"),
+    }
+}
+
+fn retention(layer: &Layer) -> Policy {
+    Policy { l0: duration(layer, "replica_l0_retention"), window: duration(layer, "replica_retention") }
 }
 
 /// `<db>-replica`.

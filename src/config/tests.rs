@@ -72,6 +72,7 @@ fn a_uri_is_enough_and_the_rest_is_default() {
                 l0: std::time::Duration::from_secs(300),
                 window: std::time::Duration::from_secs(86_400),
             },
+            verify_interval: None,
             if_missing: IfMissing::Refuse,
             on_behind: OnBehind::Auto,
             log: "/no/app.db-replica".into(),

@@ -18,6 +18,7 @@ use super::runtime::Runtime;
 use super::sync::Tickets;
 use super::turn::Turn;
 use super::upkeep::Upkeep;
+use super::verifying::Verifying;
 use super::worker::Urgency;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Files, Phase, WalNotes};
@@ -46,6 +47,7 @@ pub struct Database {
     pub tickets: Tickets,
     pub(super) gate: Gate,
     pub(super) upkeep: Upkeep,
+    pub(super) verifying: Verifying,
     /// Writes to the database file by this process, in rollback modes.
     pub writes: AtomicU64,
     pub standing: Standing,
@@ -137,6 +139,7 @@ impl Database {
             tickets: Tickets::default(),
             gate: parts.gate,
             upkeep: Upkeep::of(parts.engine.name),
+            verifying: Verifying::of(parts.engine.replicas.len()),
             writes: AtomicU64::new(0),
             standing: Standing::default(),
             turn: Turn::default(),
@@ -386,7 +389,7 @@ impl Database {
     /// The run of the engine that is due at `at`; schedules the next one itself, if there must be one.
     pub fn run(self: &Arc<Self>, lane: Lane, at: Instant) {
         if lane == Lane::Upkeep {
-            return self.run_upkeep(at);
+            return self.run_upkeep();
         }
         let home = self.take_due(at);
         let copies = self.copies_due.lock().take_if(|due| *due == at).is_some();

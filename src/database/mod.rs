@@ -35,6 +35,7 @@ mod shm_wal;
 mod sync;
 mod turn;
 mod upkeep;
+mod verifying;
 mod way;
 mod worker;
 

@@ -48,6 +48,9 @@ impl Database {
         if self.upkeep.due.lock().is_none_or(|due| due > Instant::now() + soon) {
             self.schedule_upkeep(next_tick(clock::now(), self.lowest_interval()));
         }
+        if self.wants_verification() {
+            self.schedule_house();
+        }
     }
 
     fn lowest_interval(&self) -> Duration {
@@ -61,18 +64,34 @@ impl Database {
         let share = self.upkeep.engine as u32 as f64 / f64::from(u32::MAX);
         let due = Instant::now() + until + (self.lowest_interval() / SPREAD).mul_f64(share);
         *self.upkeep.due.lock() = Some(due);
-        Runtime::get().schedule_upkeep(self, due);
+        self.schedule_house();
     }
 
-    /// The run that is due at `at`.
-    pub(super) fn run_upkeep(self: &Arc<Self>, at: Instant) {
-        if self.upkeep.due.lock().take_if(|due| *due == at).is_none() || !self.may_keep() {
+    /// The next run, for whatever is due first.
+    fn schedule_house(self: &Arc<Self>) {
+        let (keep, verify) = (*self.upkeep.due.lock(), *self.verifying.due.lock());
+        if let Some(due) = keep.into_iter().chain(verify).min() {
+            Runtime::get().schedule_upkeep(self, due);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn run_upkeep(self: &Arc<Self>) {
+        if !self.may_keep() {
+            // What is acknowledged next makes it due again.
+            *self.upkeep.due.lock() = None;
+            *self.verifying.due.lock() = None;
             return;
         }
-        let caught = catch_unwind(AssertUnwindSafe(|| self.keep_replicas()));
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            let keep = self.upkeep.due.lock().take_if(|due| *due <= Instant::now());
+            if let Some(next) = keep.and_then(|_| self.keep_replicas()) {
+                self.schedule_upkeep(next);
+            }
+            self.verify_part();
+        }));
         match caught {
-            Ok(Some(next)) => self.schedule_upkeep(next),
-            Ok(None) => {}
+            Ok(()) => self.schedule_house(),
             Err(_) => {
                 self.notices().error("upkeep has ended after a bug; commits go on, and the replica grows")
             }
@@ -109,6 +128,10 @@ impl Database {
             scratch: self.log.folder(),
             must_stop: &|| !self.may_keep(),
         };
-        keeper.run(newest, clock::now())
+        let done = keeper.run(newest, clock::now())?;
+        if done.created > 0 {
+            self.wants_verification();
+        }
+        Ok(done)
     }
 }

@@ -66,7 +66,7 @@ fn status_row(schema: Option<&str>, s: &ReplicaStatus) -> Vec<Value> {
         s.state.into(),
         s.txid.map(number).into(),
         s.acknowledged.map(number).into(),
-        Value::Null,
+        s.verified.map(number).into(),
         Value::Integer(s.lag_ms as i64),
         Value::Integer(s.queued_bytes as i64),
         s.last_error.clone().into(),
