@@ -11,7 +11,7 @@ import harness
 import pytest
 from databases import connect, plain, sync
 
-VERBS = ["restore", "list", "info", "verify", "doctor", "export", "import", "replicate", "delete", "completion"]
+VERBS = ["restore", "list", "info", "verify", "compact", "snapshot", "doctor", "export", "import", "replicate", "delete", "completion"]
 
 
 def cli(*words, typed="", env=None, text=True):
@@ -159,6 +159,28 @@ def test_import_makes_a_replica_of_a_plain_file(tmp_path, journal):
     code, _, err = cli("import", tmp_path / "none.db", f"file://{tmp_path}/other")
     assert code == 1 and "none.db" in err
     assert not (tmp_path / "none.db").exists() and not (tmp_path / "other").exists()
+
+
+def test_compact_and_snapshot_do_what_the_writer_would(app, tmp_path, replica):
+    made = answer("snapshot", app)
+    newest = made["txid"]
+    assert made["bytes"] > 0 and databases.files(replica, 9)[0].name == f"{1:016x}-{newest:016x}.ltx"
+    again = cli("snapshot", app)
+    assert again[0] == 0 and f"there is a snapshot of txid {newest} " in again[2]
+    # Ticks of a millisecond: all of it is due.
+    options = ["--levels", "1ms,off,off", "--l0-retention", "1ms"]
+    done = answer("compact", *options, app)
+    assert done["created"] > 0 and done["deleted"] == newest - 2, "the two newest of level 0 stay"
+    assert [file.name for file in databases.files(replica, 0)] == [f"{n:016x}-{n:016x}.ltx" for n in (newest - 1, newest)]
+    assert answer("compact", *options, app) == {"txid": newest, "created": 0, "deleted": 0}
+    assert answer("verify", app)["ok"] is True
+    cli("restore", app, tmp_path / "r.db")
+    assert rows(tmp_path / "r.db") == ["one", "two", "three"]
+    code, _, err = cli("compact", "--retention", "soon", app)
+    assert code == 1 and "replica_retention='soon'" in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = cli("snapshot", f"file://{tmp_path}/empty")
+    assert code == 1 and "holds no LTX files" in err
 
 
 def test_delete_asks_for_the_name(app, tmp_path, replica):

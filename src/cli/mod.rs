@@ -10,6 +10,7 @@
 //! `{"error": ..., "kind": ...}`.
 
 mod arguments;
+mod compact;
 mod completion;
 mod delete;
 mod doctor;
@@ -67,6 +68,8 @@ enum Verb {
     List(list::List),
     Info(info::Info),
     Verify(verify::Verify),
+    Compact(compact::Compact),
+    Snapshot(compact::Snapshot),
     Doctor(doctor::Doctor),
     Export(export::Export),
     Import(import::Import),
@@ -82,6 +85,8 @@ impl Verb {
             Verb::List(verb) => verb.run(),
             Verb::Info(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(terminal),
+            Verb::Compact(verb) => verb.run(),
+            Verb::Snapshot(verb) => verb.run(terminal),
             Verb::Doctor(verb) => verb.run(),
             Verb::Export(verb) => verb.run(terminal),
             Verb::Import(verb) => verb.run(terminal),
@@ -98,6 +103,8 @@ impl Verb {
             Verb::List(verb) => verb.output.json,
             Verb::Info(verb) => verb.output.json,
             Verb::Verify(verb) => verb.output.json,
+            Verb::Compact(verb) => verb.output.json,
+            Verb::Snapshot(verb) => verb.output.json,
             Verb::Doctor(verb) => verb.output.json,
             Verb::Export(verb) => verb.output.json,
             Verb::Import(verb) => verb.output.json,

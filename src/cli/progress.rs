@@ -32,6 +32,12 @@ impl Progress {
         Progress(bar)
     }
 
+    /// Also how much there is, where that was not known before.
+    pub fn set_of(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
     pub fn set(&self, done: u64) {
         self.0.set_position(done);
     }

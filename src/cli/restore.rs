@@ -2,17 +2,18 @@
 
 use super::Answer;
 use super::arguments::{Output, Wanted};
+use super::progress::Progress;
 use super::show::{self, Column};
 use super::terminal::Terminal;
-use crate::catalog::{Chain, Target, chain_to, settle};
+use crate::catalog::Target;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::legacy;
 use crate::replica::Client;
-use crate::restore::{self, Options, Restored};
+use crate::restore::{self, Options, Plan, Restored};
 use clap::Args;
 use serde_json::json;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 /// Write the database to PATH, which must not exist: the newest state, or that of a txid or a time
@@ -66,8 +67,11 @@ impl Restore {
             return self.legacy(&found);
         }
         let done = match (self.dry_run, self.path.as_ref().or(self.output_path.as_ref())) {
-            (true, _) => plan(&*client, wanted.target).map(|(chain, notice)| (self.planned(&chain), notice)),
-            (false, Some(path)) => restore::restore(&*client, wanted.target, path, Options::default())
+            (true, _) => {
+                restore::plan(&*client, wanted.target).map(|plan| (self.planned(&plan), plan.notice))
+            }
+            (false, Some(path)) => self
+                .write(&*client, wanted.target, path, terminal)
                 .map(|restored| (self.restored(path, &restored), restored.notice)),
             (false, None) => unreachable!("BUG: the parser asks for a path"),
         };
@@ -84,6 +88,23 @@ impl Restore {
                 Ok(answer)
             }
         }
+    }
+
+    fn write(
+        &self,
+        client: &dyn Client,
+        target: Target,
+        path: &Path,
+        terminal: &Terminal<'_>,
+    ) -> Result<Restored> {
+        let progress = Progress::of_bytes(terminal, "restoring", 0);
+        let parallelism = self.parallelism.map(NonZeroUsize::from);
+        let options = Options {
+            parallelism,
+            progress: Some(&|done, all| progress.set_of(done, all)),
+            ..Options::default()
+        };
+        restore::restore(client, target, path, options)
     }
 
     /// From a replica of Litestream 0.3, of which there is no plan to be shown.
@@ -146,11 +167,11 @@ impl Restore {
         })
     }
 
-    fn planned(&self, chain: &Chain) -> Answer {
-        let bytes: u64 = chain.steps.iter().map(|step| step.size).sum();
+    fn planned(&self, plan: &Plan) -> Answer {
+        let bytes = plan.bytes();
         let value = json!({
-            "txid": chain.end().get(),
-            "files": chain.steps.iter().map(|step| show::file(step, step.created_at)).collect::<Vec<_>>(),
+            "txid": plan.end.get(),
+            "files": plan.files.iter().map(|step| show::file(step, step.created_at)).collect::<Vec<_>>(),
             "bytes": bytes,
         });
         Answer::new(self.output.json, value, || {
@@ -161,8 +182,8 @@ impl Restore {
                 Column("size", true),
                 Column("created_at", false),
             ];
-            let rows: Vec<Vec<String>> = chain
-                .steps
+            let rows: Vec<Vec<String>> = plan
+                .files
                 .iter()
                 .map(|step| {
                     let range = step.range;
@@ -179,19 +200,12 @@ impl Restore {
             format!(
                 "{}would restore txid {} from {} files, {}\n",
                 show::table(&columns, &rows),
-                show::txid(chain.end()),
-                chain.steps.len(),
+                show::txid(plan.end),
+                plan.files.len(),
                 show::size(bytes)
             )
         })
     }
-}
-
-/// The files of a restore, and how the target was understood.
-fn plan(client: &dyn Client, target: Target) -> Result<(Chain, Option<String>)> {
-    let listing = client.list_all()?;
-    let settled = settle(&listing, target, &mut |file| client.timestamp(file))?;
-    Ok((chain_to(&listing, settled.target)?, settled.notice))
 }
 
 /// Nothing is there: no folder, or no file of a history in it.

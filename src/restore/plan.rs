@@ -1,6 +1,6 @@
 //! What a restore would read: a look at a listing, nothing more.
 
-use crate::catalog::{Chain, Target, chain_to};
+use crate::catalog::{Target, chain_to, settle};
 use crate::error::Result;
 use crate::replica::{Client, describe};
 use crate::types::{FileInfo, Txid};
@@ -16,19 +16,14 @@ pub struct Plan {
     pub files: Vec<FileInfo>,
     /// Files whose headers are read besides, to know that a level-0 file is history.
     pub headers: Vec<FileInfo>,
+    /// How the target was understood, where that is not plain.
+    pub notice: Option<String>,
 }
 
 impl Plan {
     /// Bytes of the files, the most that is read. Of large ones superseded pages are passed over.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
-    }
-}
-
-impl From<Chain> for Plan {
-    fn from(chain: Chain) -> Plan {
-        let headers = chain.links.iter().map(|link| link.next).collect();
-        Plan { end: chain.end(), files: chain.steps, headers }
     }
 }
 
@@ -42,10 +37,14 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Lists the replica and plans; reads no file.
+/// Lists the replica and plans; reads no page.
 ///
 /// # Errors
-/// As [`chain_to`]; else as the store says.
+/// As [`settle`] and [`chain_to`]; else as the store says.
 pub fn plan(client: &dyn Client, target: Target) -> Result<Plan> {
-    Ok(chain_to(&client.list_all()?, target)?.into())
+    let listing = client.list_all()?;
+    let settled = settle(&listing, target, &mut |file| client.timestamp(file))?;
+    let chain = chain_to(&listing, settled.target)?;
+    let headers = chain.links.iter().map(|link| link.next).collect();
+    Ok(Plan { end: chain.end(), files: chain.steps, headers, notice: settled.notice })
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::arguments;
 use super::functions::{number, schema, with_main};
-use crate::catalog::Target;
+use crate::catalog::{Target, words};
+use crate::clock;
 use crate::database::{Begin, Database, Pending};
 use crate::error::Result;
 use crate::ffi::overwrite::Overwrite;
@@ -26,8 +27,18 @@ pub fn rollforward(call: &Call<'_>) -> Result<Value> {
 
 /// The txid that holds the old state.
 pub fn rollback(call: &Call<'_>) -> Result<Value> {
-    let target = Target::Txid(arguments::txid_value(&call.arguments()[0])?);
+    let target = target(&call.arguments()[0])?;
     overwrite(call, 1, |database, wait, begin| database.roll_back(target, wait, begin))
+}
+
+/// A txid, as everywhere; or a time, as [`words::moment`] has it.
+fn target(value: &Value) -> Result<Target> {
+    match value {
+        Value::Text(text) if Txid::from_hex(text).is_none() => {
+            words::moment(text, clock::now()).map(|moment| Target::At(moment.at))
+        }
+        _ => arguments::txid_value(value).map(Target::Txid),
+    }
 }
 
 fn overwrite(
