@@ -46,6 +46,16 @@ def one(connection, sql, *arguments):
     return value
 
 
+def rows(database):
+    """What the whole table `t` holds."""
+    connection = sqlite3.connect(database)
+    try:
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+        return connection.execute("select * from t order by id").fetchall()
+    finally:
+        connection.close()
+
+
 def sync(connection, timeout=60):
     return one(connection, "SELECT replica_sync(?)", timeout)
 

@@ -114,6 +114,12 @@ class Process:
         return lines
 
 
+def killed_at(call, step, paths=()):
+    """Words in front of a command that is killed at the `step`th system call of a kind; `paths`: of calls on these files."""
+    watched = [word for path in paths for word in ("-P", path)]
+    return ["strace", "-f", "-qq", "-o", "/dev/null", *watched, "-e", f"inject={call}:signal=KILL:when={step}"]
+
+
 def older_litestream(version):
     """The litestream of an older version, kept under target/."""
     folder = TARGET / "peers" / f"litestream-{version}"

@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 
 import harness
+from databases import rows
 
 # These write a page as an LZ4 frame; from 0.5.16 on it is a block.
 FRAME_VERSIONS = ["0.5.9", "0.5.14"]
@@ -90,15 +91,6 @@ def compare(cli, litestream, replica, folder):
         assert restored["txid"] == (txid or found[-1])
         harness.run([litestream, "restore", *(["-txid", f"{txid:016x}"] if txid else []), "-o", theirs, url])
         assert ours.read_bytes() == theirs.read_bytes(), f"txid {txid}"
-
-
-def rows(database):
-    connection = sqlite3.connect(database)
-    try:
-        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
-        return connection.execute("select * from t order by id").fetchall()
-    finally:
-        connection.close()
 
 
 def page_flags(replica):

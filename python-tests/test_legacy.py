@@ -12,6 +12,7 @@ import pytest
 
 import harness
 import s3_servers
+from databases import rows
 
 VERSION = "0.3.13"
 
@@ -66,15 +67,6 @@ def replicated(program, folder, replica, page_size=4096, rounds=40):
     connection.execute("pragma wal_checkpoint(truncate)")
     connection.close()
     return database
-
-
-def rows(database):
-    connection = sqlite3.connect(database)
-    try:
-        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
-        return connection.execute("select * from t order by id").fetchall()
-    finally:
-        connection.close()
 
 
 def restore(url, output, environment=None):

@@ -42,7 +42,7 @@ def test_killed_at_any_step_it_leaves_nothing_half_and_the_next_one_cleans_up(tm
         folder.mkdir()
         output, other = folder / "app.db", folder / "other.db"
         other.write_bytes(b"another database")
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={step}"]
+        strace = harness.killed_at(call, step)
         done = restore(replica, output, *strace)
         if done.returncode == 0:
             assert output.read_bytes() == expected and killed > 0
@@ -65,7 +65,7 @@ def test_killed_at_any_step_it_harms_no_database_that_is_there(tmp_path, history
     output = tmp_path / "app.db"
     output.write_bytes(b"there before")
     for step in range(1, 4):
-        done = restore(replica, output, "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={step}")
+        done = restore(replica, output, *harness.killed_at(call, step))
         assert done.returncode != 0
         assert output.read_bytes() == b"there before" and list(tmp_path.iterdir()) == [output]
 

@@ -235,12 +235,12 @@ def test_database_that_another_program_has_open_is_busy_and_untouched(machine):
 def test_killed_at_any_step_of_a_roll_forward_it_is_rolled_forward_by_the_next_open(machine, call):
     old = lost_a_group(machine)
     log = machine.keep_log()
-    paths = [argument for suffix in ["", "-journal"] for argument in ("-P", beside(machine.database, suffix))]
+    watched = [beside(machine.database, suffix) for suffix in ["", "-journal"]]
     for step in range(1, 100):
         machine.put_back(old)
         machine.put_back_log(log)
         machine.lose_power()
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", *paths, "-e", f"inject={call}:signal=KILL:when={step}"]
+        strace = harness.killed_at(call, step, watched)
         environment = harness.clean_environment(SQLITEREPLICATE_TEST_BOOTED_NS=time.time_ns())
         with harness.Process([*strace, *machine.opener()], env=environment) as process:
             line = process.line()

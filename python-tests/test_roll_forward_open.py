@@ -116,13 +116,12 @@ def test_killed_while_an_open_database_is_rolled_forward_nothing_is_lost(machine
     commits_elsewhere(machine, "UPDATE t SET x = 'there' WHERE id = 5", "sync", insert(9), "sync")
     machine.replica.rename(after)
     watched = [beside(machine.database, suffix) for suffix in ["", "-wal", "-journal"]] + [machine.log / "rolling"]
-    paths = [argument for path in watched for argument in ("-P", path)]
     for step in range(1, 200, 3):
         machine.put_back(old)
         machine.put_back_log(log)
         shutil.rmtree(machine.replica, ignore_errors=True)
         shutil.copytree(before, machine.replica)
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", *paths, "-e", f"inject={call}:signal=KILL:when={step}"]
+        strace = harness.killed_at(call, step, watched)
         roller = [harness.PYTHON, "-u", "-c", ROLLER, harness.ROOT / "python-tests", machine.database, machine.replica]
         with harness.Process([*strace, *roller]) as process:
             # Opened while it is the newest; then the other node's groups are there.
@@ -156,14 +155,14 @@ def test_process_that_lives_on_when_another_dies_while_rolling_forward_keeps_the
     shutil.copytree(machine.replica, before)
     commits_elsewhere(machine, "UPDATE t SET x = 'there' WHERE id = 5", "sync", insert(9), "sync")
     machine.replica.rename(after)
-    paths = [argument for suffix in ["", "-wal", "-journal"] for argument in ("-P", beside(machine.database, suffix))]
+    watched = [beside(machine.database, suffix) for suffix in ["", "-wal", "-journal"]]
     states = []
     for step in [1, 2, 3, 5, 9]:
         machine.put_back(old)
         machine.put_back_log(log)
         shutil.rmtree(machine.replica, ignore_errors=True)
         shutil.copytree(before, machine.replica)
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", *paths, "-e", f"inject=pwrite64:signal=KILL:when={step}"]
+        strace = harness.killed_at("pwrite64", step, watched)
         roller = [harness.PYTHON, "-u", "-c", ROLLER, harness.ROOT / "python-tests", machine.database, machine.replica]
         c = connect(machine.database, machine.replica)
         assert one(c, "SELECT count(*) FROM t") == 20

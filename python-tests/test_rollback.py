@@ -121,9 +121,8 @@ def test_killed_at_any_step_the_database_is_the_old_state_or_the_new_one(tmp_pat
         run(writer, "UPDATE t SET x = 'later' WHERE id = 5", insert(9), "sync")
         writer.finish()
     watched = [beside(machine.database, suffix) for suffix in ["", "-wal", "-journal"]]
-    paths = [argument for path in watched for argument in ("-P", path)]
     for step in range(1, 200, 3):
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", *paths, "-e", f"inject={call}:signal=KILL:when={step}"]
+        strace = harness.killed_at(call, step, watched)
         roller = [harness.PYTHON, "-u", "-c", ROLLER, harness.ROOT / "python-tests", machine.database, replica, 1]
         with harness.Process([*strace, *roller]) as process:
             done = process.line() == "open" and process.tell("go") is None and process.line()

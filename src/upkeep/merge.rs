@@ -125,14 +125,20 @@ fn leftover_before(
 ) -> Result<Option<FileInfo>> {
     let Some((file, previous)) = before else { return Ok(None) };
     match check_link(previous, header) {
-        Err(error) if (file.level, step.level) != (Level::CAPTURED, Level::CAPTURED) => Err(error),
-        Err(_) => {
-            open_decoder(client, file)?.verify_rest()?;
-            open_decoder(client, step)?.verify_rest()?;
-            Ok(Some(*file))
-        }
+        Err(error) if !are_captured(file, step) => Err(error),
+        Err(_) => check_undamaged(client, file, step).map(|()| Some(*file)),
         Ok(()) => Ok(None),
     }
+}
+
+fn are_captured(file: &FileInfo, next: &FileInfo) -> bool {
+    (file.level, next.level) == (Level::CAPTURED, Level::CAPTURED)
+}
+
+/// That two files do not link says something only when both are whole.
+fn check_undamaged(client: &dyn Client, file: &FileInfo, next: &FileInfo) -> Result<()> {
+    open_decoder(client, next)?.verify_rest()?;
+    open_decoder(client, file)?.verify_rest()
 }
 
 /// Creates the level-9 file `1..txid` in `target` from the files of `source`, which may be the same replica.
@@ -182,13 +188,14 @@ fn leftover<'a>(
     headers: &[Header],
 ) -> Result<Option<(&'a FileInfo, Error)>> {
     for (index, (step, header)) in chain.steps.iter().zip(headers).enumerate().rev() {
-        let next = chain.steps.get(index + 1).into_iter();
-        let next = next.chain(chain.links.iter().filter(|link| link.step == *step).map(|link| &link.next));
-        for next in next.filter(|next| (step.level, next.level) == (Level::CAPTURED, Level::CAPTURED)) {
-            let mut opened = open_decoder(source, next)?;
-            if let Err(why) = check_link(header, opened.header()) {
-                opened.verify_rest()?;
-                open_decoder(source, step)?.verify_rest()?;
+        let mut following: Vec<(&FileInfo, Header)> = Vec::new();
+        following.extend(chain.steps.get(index + 1).map(|next| (next, headers[index + 1])));
+        for link in chain.links.iter().filter(|link| link.step == *step) {
+            following.push((&link.next, header_of(source, &link.next)?));
+        }
+        for (next, next_header) in following.iter().filter(|(next, _)| are_captured(step, next)) {
+            if let Err(why) = check_link(header, next_header) {
+                check_undamaged(source, step, next)?;
                 return Ok(Some((step, why)));
             }
         }
