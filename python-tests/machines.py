@@ -22,7 +22,7 @@ for line in sys.stdin:
     print(databases.sync(c) if line == "sync\\n" else len(c.execute(line).fetchall()), flush=True)
 """
 
-# Opens, tells the row of the status, commits what it is told, closes.
+# Opens, tells the row of the status, commits what it is told, closes. `event_at_end`: the newest event after that.
 OPENER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -34,6 +34,7 @@ try:
         c.execute(sql)
     if sys.argv[5:]:
         databases.sync(c)
+        row["event_at_end"] = databases.status(c)["last_event"]
     c.close()
 except databases.sqlite3.OperationalError as error:
     row = {"refused": str(error)}

@@ -259,6 +259,18 @@ def test_killed_at_any_step_of_a_roll_forward_it_is_rolled_forward_by_the_next_o
     raise AssertionError("it never came to an end")
 
 
+@JOURNALS
+def test_page_1_that_was_put_there_is_nobody_elses_commit(machine, journal):
+    old = lost_a_group(machine, journal)
+    machine.put_back(old)
+    machine.lose_power()
+    row = machine.open("SELECT count(*) FROM t")
+    assert row["state"] == "Live" and "rolled forward" in row["event_at_end"], row
+    another = machine.another("restored")
+    row = another.open("SELECT count(*) FROM t", power_lost=False, replica_if_missing="restore")
+    assert row["state"] == "Live" and "restored from" in row["event_at_end"], row
+
+
 def test_commits_that_sqlite_loses_with_a_killed_process_come_back(machine):
     """SQLite before 3.53.4 may commit frames without salts and checksums, at which a recovery stops: they are made here."""
     with machine.writer() as writer:

@@ -325,8 +325,7 @@ impl Engine {
     fn collect_rollback(&self, db: &Database) -> Result<Collected> {
         let mut bytes = [0; 100];
         let there = self.live.base().read(0, &mut bytes)? == bytes.len();
-        let tag = bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into();
-        let tag = header::change_tag(tag.expect("BUG: a range of 16 bytes"));
+        let tag = header::tag_of(&bytes);
         let known = !there || tag == db.state.tag();
         let in_wal_mode = header::parse(&bytes).is_none_or(|h| h.wal) || (!known && db.is_wal_left());
         // The header of an open transaction, perhaps the switch to WAL mode itself, is not looked at.

@@ -204,9 +204,7 @@ fn is_killed(path: &Path, cycle: Option<Salts>, live: &LiveFiles, state: &State)
         return Ok(false);
     }
     let in_wal_mode = header::parse(&bytes).is_some_and(|h| h.wal);
-    let tag: Option<[u8; header::TAG_LEN]> =
-        bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into().ok();
-    let tag = tag.map_or(0, |t| header::change_tag(&t));
+    let tag = header::tag_of(&bytes);
     // What we wrote and did not commit counts while its journal is there to undo it. Without one, another program may
     // have undone it and committed in its place, and counted the same.
     let undone = tag == state.tag_written() && journal_is_hot(path)?;

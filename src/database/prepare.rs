@@ -22,18 +22,20 @@ use super::roll_forward::Rolled;
 use super::runtime::First;
 use super::way::History;
 use crate::capture::at_rest::AtRest;
-use crate::capture::{Phase, group};
+use crate::capture::{Files, Phase, group};
 use crate::clock::{self, Deadline};
 use crate::config::{Claim, Config, Durability, OnBehind, ReplicaUrl, Settings};
 use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile, boot_id, durable};
+use crate::ltx::page_checksum;
 use crate::restore;
+use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Log};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
-use crate::types::{Level, Position, Txid};
+use crate::types::{Level, PageSize, Pgno, Position, Txid};
 use crate::upload::{Head, Uploader};
 
 /// What an open found.
@@ -230,6 +232,9 @@ impl Prepared {
             }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
             self.log.end_rolling()?;
+            if matches!(verdict, Verdict::RollForward(_) | Verdict::Restore) {
+                state.set_tag(tag_put_there(&live, &checksums)?);
+            }
             let stat = FileStat::of(&path)?;
             let is_on_disk = matches!(verdict, Verdict::RollForward(_) | Verdict::Restore)
                 || verdict == Verdict::GoOn(Base::Crashed);
@@ -293,6 +298,18 @@ impl Prepared {
             gate: Gate::new(!is_gated),
         }))
     }
+}
+
+/// Change tag of the page 1 that was just put there, so that no look takes it for a commit of somebody else. 0 in WAL
+/// mode, where it proves nothing, and where page 1 is another one by now.
+fn tag_put_there(live: &LiveFiles, checksums: &PageChecksums) -> Result<u64> {
+    let mut page = vec![0; checksums.page_size().map_or(0, PageSize::bytes)];
+    let whole = live.read_database(0, &mut page)? == page.len();
+    if !whole || checksums.get(Pgno::FIRST) != Some(page_checksum(Pgno::FIRST, &page)) {
+        return Ok(0);
+    }
+    let in_wal_mode = header::parse(&page).is_none_or(|h| h.wal);
+    Ok(if in_wal_mode { 0 } else { header::tag_of(&page) })
 }
 
 /// What tells two lives of one database, and two processes that have it open, apart; never 0.

@@ -338,9 +338,7 @@ fn leave(database: &Database, live: &LiveFiles) {
     let before = FileStat::of(&database.path);
     let mut bytes = [0; 100];
     let (Ok(stat), Ok(100)) = (before, live.read_database(0, &mut bytes)) else { return };
-    let tag: Option<[u8; header::TAG_LEN]> =
-        bytes[header::TAG_OFFSET as usize..][..header::TAG_LEN].try_into().ok();
-    let tag = tag.map_or(0, |t| header::change_tag(&t));
+    let tag = header::tag_of(&bytes);
     // In WAL mode page 1 says nothing about later commits: the file must stand as it did when its WAL went away.
     let ours = if header::parse(&bytes).is_none_or(|h| h.wal) {
         database.state.set_tag(0);

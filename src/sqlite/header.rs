@@ -19,6 +19,12 @@ pub fn change_tag(bytes: &[u8; TAG_LEN]) -> u64 {
         .max(1)
 }
 
+/// The same from the first bytes of page 1; 0 where they do not reach that far.
+pub fn tag_of(page_1: &[u8]) -> u64 {
+    let bytes = page_1.get(TAG_OFFSET as usize..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, change_tag)
+}
+
 /// What the plain header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
