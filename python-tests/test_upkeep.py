@@ -111,6 +111,33 @@ def test_replica_is_merged_and_pruned_while_it_is_written(tmp_path, replica, lit
     assert theirs.read_bytes() == database.read_bytes()
 
 
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_snapshot_is_made_of_the_database_where_that_is_as_it_was(tmp_path, journal):
+    """Of the large file not a page is read: here it is damaged, so that nothing can be merged with it."""
+    database, replica = tmp_path / "app.db", tmp_path / "replica"
+    c = connect(database, replica, replica_levels="off,off,off", replica_snapshot_interval="1s", replica_interval="0")
+    c.execute(f"PRAGMA journal_mode={journal}")
+    c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+    c.execute("INSERT INTO t(x) WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n WHERE i<1000) SELECT randomblob(3000) FROM n")
+    c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sync(c)
+    c.execute("INSERT INTO t(x) VALUES (1)")
+    damaged_at = sync(c)
+    large = max(databases.files(replica), key=lambda file: file.stat().st_size)
+    content = bytearray(large.read_bytes())
+    content[len(content) // 2] ^= 1
+    large.write_bytes(content)
+
+    def commit():
+        c.execute("UPDATE t SET x = randomblob(3000) WHERE id = abs(random()) % 1000")
+        sync(c)
+        return any(last > damaged_at for _, last in ranges(replica, 9))
+
+    harness.wait_for(commit, "a snapshot")
+    c.close()
+    databases.assert_equal(replica, database)
+
+
 @pytest.mark.parametrize("replica", ["folder", "moto"], indirect=True)
 def test_killed_at_any_moment_the_replica_restores_what_it_acknowledged(tmp_path, replica):
     database, dice = tmp_path / "app.db", random.Random(7)

@@ -57,8 +57,14 @@ impl Compact {
         ])?;
         let newest = newest(&*client)?;
         let scratch = scratch_folder();
-        let keeper =
-            Keeper { client: &*client, levels: &levels, policy, scratch: &scratch, must_stop: &|| false };
+        let keeper = Keeper {
+            client: &*client,
+            levels: &levels,
+            policy,
+            scratch: &scratch,
+            database: &|| Ok(None),
+            must_stop: &|| false,
+        };
         let done = keeper.run(newest, clock::now())?;
         let value = json!({"txid": newest.get(), "created": done.created, "deleted": done.deleted});
         Ok(Answer::new(self.output.json, value, || {

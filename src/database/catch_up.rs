@@ -94,7 +94,7 @@ impl Database {
     }
 
     /// With the engine and the capture lock.
-    fn alone<T>(&self, wait: Duration, body: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
+    pub(super) fn alone<T>(&self, wait: Duration, body: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
         let busy = || Error::busy("this database is being replicated at this moment; try again");
         let deadline = Deadline::after(wait);
         let mut engine = self.engine.try_lock_for(wait).ok_or_else(busy)?;

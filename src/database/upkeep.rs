@@ -7,24 +7,29 @@
 //! Only who has added to the history keeps it: the process whose engine worked last, after something of its own was
 //! acknowledged. A database that nobody writes is due until everything is merged and let go, and then makes no request.
 //!
-//! The run takes no lock of the database or the engine: it looks at the replica alone, and up to what is acknowledged.
+//! The run looks at the replica alone, up to what is acknowledged, and takes no lock of the database. The engine waits for it
+//! only while the page checksums are copied from which a snapshot is begun.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::engine::Engine;
 use super::followed::Database;
 use super::runtime::Runtime;
 use crate::capture::Phase;
 use crate::clock;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::lock::Mutex;
-use crate::types::Timestamp;
+use crate::staging::sums::Sums;
+use crate::types::{Checksum, Pgno, Timestamp};
 use crate::upkeep::levels::next_tick;
-use crate::upkeep::{Keeper, keeper::Done};
+use crate::upkeep::{DatabaseAt, Keeper, keeper::Done};
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(30);
+/// Longest wait for the engine, which lets go when what it seals is sent.
+const ENGINE_WAIT: Duration = Duration::from_secs(2);
 /// Part of the lowest interval over which the databases of a process spread.
 const SPREAD: u32 = 3;
 
@@ -105,7 +110,7 @@ impl Database {
     }
 
     /// When the next run is due.
-    fn keep_replicas(&self) -> Option<Timestamp> {
+    fn keep_replicas(self: &Arc<Self>) -> Option<Timestamp> {
         let count = self.settings.replicas.len();
         let next = (0..count).filter_map(|index| match self.keep(index) {
             Ok(done) => done.next,
@@ -118,7 +123,7 @@ impl Database {
         next.min()
     }
 
-    fn keep(&self, index: usize) -> Result<Done> {
+    fn keep(self: &Arc<Self>, index: usize) -> Result<Done> {
         let Some(newest) = self.state.acknowledged(index) else { return Ok(Done::default()) };
         let client = Runtime::get().config.client(&self.settings, index, None)?;
         let keeper = Keeper {
@@ -126,6 +131,7 @@ impl Database {
             levels: &self.settings.levels,
             policy: self.settings.retention,
             scratch: self.log.folder(),
+            database: &|| self.database_at(index),
             must_stop: &|| !self.may_keep(),
         };
         let done = keeper.run(newest, clock::now())?;
@@ -133,5 +139,35 @@ impl Database {
             self.wants_verification();
         }
         Ok(done)
+    }
+
+    /// The database as it stands in a replica; `None` while it is ahead of it, or others work on it.
+    fn database_at(self: &Arc<Self>, index: usize) -> Result<Option<DatabaseAt>> {
+        let found = self.alone(ENGINE_WAIT, |engine| engine.database_at(self, index));
+        self.schedule(Instant::now(), false);
+        found.or_else(|error| if error.kind() == Kind::Busy { Ok(None) } else { Err(error) })
+    }
+}
+
+impl Engine {
+    fn database_at(&self, db: &Database, index: usize) -> Result<Option<DatabaseAt>> {
+        let is_ours = db.state.worked_last() == self.name;
+        let acknowledged = db.state.acknowledged(index);
+        let Some(at) = self.recorded.filter(|r| is_ours && acknowledged == Some(r.position.txid)) else {
+            return Ok(None);
+        };
+        let mut sums = Sums::default();
+        sums.grow(at.page_count, db.log.folder())?;
+        let mut total = Checksum::EMPTY;
+        for pgno in (1..=at.page_count).filter_map(Pgno::new) {
+            let sum = self.checksums.get(pgno);
+            total = sum.map_or(total, |sum| total.toggle(sum));
+            sums.set(pgno, sum)?;
+        }
+        if total != at.position.checksum || self.checksums.page_size() != Some(at.page_size) {
+            return Ok(None);
+        }
+        let file = self.live.base().another()?;
+        Ok(Some(DatabaseAt { at, sums, read: Box::new(move |offset, buffer| file.read(offset, buffer)) }))
     }
 }

@@ -170,6 +170,14 @@ impl BaseFile {
         Ok(opened)
     }
 
+    /// Another handle for reading, for another thread.
+    ///
+    /// # Errors
+    /// As [`BaseVfs::open`].
+    pub fn another(&self) -> Result<BaseFile> {
+        BaseFile::open(self.vfs, &self.path, true)
+    }
+
     fn as_ptr(&self) -> *mut sys::sqlite3_file {
         UnsafeCell::raw_get(self.file.as_ptr()).cast()
     }

@@ -15,6 +15,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod header;
 pub mod index;
+pub mod index_reader;
 pub mod merge;
 pub mod name;
 pub mod parts;

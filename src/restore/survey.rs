@@ -6,13 +6,14 @@ use super::batch::{self, Batch, Planned};
 use super::wanted::Wanted;
 use super::{Attempt, Restored, Setback, begin, doubt, pages};
 use crate::catalog::Chain;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::fs::durable::Temp;
 use crate::lock::Mutex;
-use crate::ltx::index::{END_MARK_BYTES, Step, Walk};
+use crate::ltx::index::END_MARK_BYTES;
+use crate::ltx::index_reader::IndexReader;
 use crate::ltx::merge::check_link;
-use crate::ltx::parts::{Parts, Sum, TAIL_BYTES, longest_record};
-use crate::ltx::{Crc64, Damage, Header};
+use crate::ltx::parts::{Parts, Sum, TAIL_BYTES};
+use crate::ltx::{Damage, Header};
 use crate::replica::{Client, check_range, describe, open_decoder};
 use crate::types::{Checksum, FileInfo, PageSize};
 use std::sync::Arc;
@@ -20,8 +21,6 @@ use std::sync::Arc;
 /// Files up to here are read with one request and verified whole. In tests all sizes are small, so that small files show
 /// what large ones do.
 const SMALL_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 256 << 10 };
-/// Bytes of an index that are read at once.
-const INDEX_BYTES: u64 = if cfg!(test) { 64 } else { 256 << 10 };
 /// Unwanted bytes between wanted ones that are read rather than passed over.
 const GAP_BYTES: u64 = if cfg!(test) { 300 } else { 64 << 10 };
 
@@ -94,6 +93,14 @@ impl Open {
         self.parts.header.page_size
     }
 
+    fn read_at(&self, client: &dyn Client, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match &self.content {
+            Some(content) => buffer.copy_from_slice(&content[offset as usize..][..buffer.len()]),
+            None => client.read_at(&self.info, offset, buffer)?,
+        }
+        Ok(())
+    }
+
     /// Notes a batch done. When it was the last one and the file is what it should be: the bytes of the file that were
     /// in no batch.
     ///
@@ -133,18 +140,11 @@ impl Open {
 /// A file whose index is being read.
 struct Current {
     file: Arc<Open>,
-    walk: Walk,
-    /// A stretch of the index, parsed up to a byte of it; how many bytes were read, and their sum.
-    index: Vec<u8>,
-    parsed: usize,
-    index_read: u64,
-    index_crc: Crc64,
+    index: IndexReader,
     is_over: bool,
     /// Superseded pages need not be read; some were not.
     may_pass_over: bool,
     passed_over: bool,
-    /// Longest record of a page.
-    record_max: u64,
     /// Where the record of the next entry begins.
     offset: u64,
     batches: usize,
@@ -246,20 +246,15 @@ impl<'a> Survey<'a> {
         wanted.begin(&header);
         let may_pass_over =
             !is_newest && self.is_proven && header.proof.is_some() && fetched.content.is_none();
-        let walk = parts.walk().map_err(|damage| doubt(damage.at(&name, 0)))?;
+        let index = IndexReader::new(&parts, &name).map_err(doubt)?;
         let account = Mutex::default();
         let file = Arc::new(Open { info, name, content: fetched.content, parts, account });
         self.current = Some(Current {
             file,
-            walk,
-            index: Vec::new(),
-            parsed: 0,
-            index_read: 0,
-            index_crc: Crc64::new(),
+            index,
             is_over: false,
             may_pass_over,
             passed_over: false,
-            record_max: longest_record(header.page_size),
             offset: Header::BYTES as u64,
             batches: 0,
             batch: Vec::new(),
@@ -281,8 +276,7 @@ impl<'a> Survey<'a> {
             return Ok(Next::Batch(batch));
         }
         let current = self.current.take().expect("BUG: just there");
-        let index = Sum { crc: current.index_crc.value(), bytes: current.index_read };
-        let rest = current.file.end(current.batches, index, current.passed_over)?;
+        let rest = current.file.end(current.batches, current.index.sum(), current.passed_over)?;
         Ok(Next::FileOver(current.file.info, rest))
     }
 }
@@ -291,24 +285,14 @@ impl Current {
     /// The next batch of the file; `None` at its end.
     fn next_batch(&mut self, client: &dyn Client, wanted: &mut Wanted) -> Attempt<Option<Batch>> {
         while !self.is_over {
-            let damaged = |damage: Damage| doubt(damage.at(&self.file.name, self.file.parts.index_at));
-            let is_all = self.index_read == self.file.parts.index_bytes;
-            let mut rest = &self.index[self.parsed..];
-            let step = self.walk.next(&mut rest, is_all).map_err(damaged)?;
-            self.parsed = self.index.len() - rest.len();
-            let batch = match step {
-                Step::More => {
-                    self.read_index(client)?;
-                    continue;
-                }
-                Step::End => {
+            let file = &self.file;
+            let entry = self.index.next(|from, buffer| file.read_at(client, from, buffer));
+            let batch = match entry.map_err(Setback::of)? {
+                None => {
                     self.is_over = true;
                     self.cut()
                 }
-                Step::Entry(entry) if entry.length > self.record_max => {
-                    return Err(damaged(Damage::PayloadSize(entry.length as u32)));
-                }
-                Step::Entry(entry) => {
+                Some(entry) => {
                     let is_wanted = wanted.take(entry.pgno);
                     self.add(Planned { pgno: entry.pgno, length: entry.length as u32, is_wanted })
                 }
@@ -318,32 +302,6 @@ impl Current {
             }
         }
         Ok(None)
-    }
-
-    /// Reads the next stretch of the index; with the first one the mark in front of it.
-    fn read_index(&mut self, client: &dyn Client) -> Attempt<()> {
-        let parts = &self.file.parts;
-        let mark = if self.index_read == 0 { END_MARK_BYTES } else { 0 };
-        let from = parts.index_at + self.index_read - mark;
-        let bytes = INDEX_BYTES.min(parts.index_bytes - self.index_read);
-        self.index.drain(..self.parsed);
-        self.parsed = 0;
-        let mut stretch = vec![0; (mark + bytes) as usize];
-        match &self.file.content {
-            Some(content) => {
-                let there = stretch.len();
-                stretch.copy_from_slice(&content[from as usize..][..there]);
-            }
-            None => client.read_at(&self.file.info, from, &mut stretch).map_err(Setback::of)?,
-        }
-        let (mark, stretch) = stretch.split_at(mark as usize);
-        if mark.iter().any(|byte| *byte != 0) {
-            return Err(doubt(Damage::EndMark.at(&self.file.name, from)));
-        }
-        self.index_crc.update(stretch);
-        self.index_read += bytes;
-        self.index.extend_from_slice(stretch);
-        Ok(())
     }
 
     /// Takes the record of the next entry; a batch, when one is full or ends before the records passed over.

@@ -20,3 +20,4 @@ pub mod log;
 pub mod noted;
 pub mod seed;
 pub mod state;
+pub mod sums;

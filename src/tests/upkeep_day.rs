@@ -176,6 +176,7 @@ impl Day {
             levels: &self.levels,
             policy: self.policy,
             scratch: self.scratch.path(),
+            database: &|| Ok(None),
             must_stop: &|| false,
         };
         let newest = Txid::new(self.oracle.len() as u64).unwrap();

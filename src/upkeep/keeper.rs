@@ -12,10 +12,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::from_database::{self, Ask, Made};
 use super::levels::{Levels, next_tick, tick};
 use super::retention::{Policy, expired, next_expiry, stored_at};
 use super::{due, merge};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::replica::Client;
 use crate::types::{FileInfo, Identity, Level, Timestamp, Txid};
 
@@ -28,6 +29,8 @@ pub struct Keeper<'a> {
     pub policy: Policy,
     /// A folder for what is not finished, on a disk with room for it.
     pub scratch: &'a Path,
+    /// Asked for the database itself when a snapshot is due.
+    pub database: &'a Ask<'a>,
     /// Asked between two steps.
     pub must_stop: &'a dyn Fn() -> bool,
 }
@@ -57,11 +60,15 @@ impl Keeper<'_> {
                 done.created += 1;
             }
         }
-        if !(self.must_stop)() && self.wants_snapshot(&listing, newest, now) {
-            listing.push(merge::snapshot_to(self.client, self.client, newest, self.scratch)?);
+        if !(self.must_stop)()
+            && self.wants_snapshot(&listing, newest, now)
+            && let Some(made) = self.snapshot(newest)?
+        {
+            listing.push(made);
             done.created += 1;
         }
-        if let Some(store_now) = store_now {
+        let expires = |store_now: &Timestamp| !expired(&listing, self.policy, *store_now).is_empty();
+        if let Some(store_now) = store_now.filter(expires) {
             // What was just made counts only when it is listed.
             for file in expired(&self.client.list_all()?, self.policy, store_now) {
                 if (self.must_stop)() {
@@ -74,6 +81,22 @@ impl Keeper<'_> {
         }
         done.next = self.next(&listing, newest, now, store_now);
         Ok(done)
+    }
+
+    /// `None`: it had to stop.
+    fn snapshot(&self, newest: Txid) -> Result<Option<FileInfo>> {
+        let database = (self.database)()?.filter(|database| database.at.position.txid >= newest);
+        if let Some(database) = database {
+            match from_database::snapshot(self.client, database, self.scratch, self.must_stop) {
+                Ok(Made::File(made)) => return Ok(Some(made)),
+                Ok(Made::Stopped) => return Ok(None),
+                // Merging reads everything, and tells what is wrong.
+                Ok(Made::NotThisWay) => {}
+                Err(error) if error.kind() == Kind::Corrupt => {}
+                Err(error) => return Err(error),
+            }
+        }
+        merge::snapshot_to(self.client, self.client, newest, self.scratch).map(Some)
     }
 
     /// The store's clock; `None`: it did not tell.

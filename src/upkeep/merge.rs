@@ -58,7 +58,11 @@ pub fn climb(
     )))
 }
 
-fn create(client: &dyn Client, level: Level, header: &Header, temp: &Temp) -> Result<FileInfo> {
+/// Creates a finished file in the replica, and makes it last. Where another keeper has made the same, that is as good.
+///
+/// # Errors
+/// As the store says.
+pub fn create(client: &dyn Client, level: Level, header: &Header, temp: &Temp) -> Result<FileInfo> {
     let made = match client.create(level, header.range, header.timestamp, &mut reader(temp)?) {
         Err(error) if error.kind() == Kind::Exists => client.stat(level, header.range)?.ok_or(error),
         other => other,
@@ -261,7 +265,7 @@ fn open_part(part: &Temp) -> Result<Input> {
     Decoder::new(reader(part)?, format!("merged file {}", part.path().display()))
 }
 
-fn writer(temp: &Temp) -> BufWriter<&File> {
+pub fn writer(temp: &Temp) -> BufWriter<&File> {
     BufWriter::with_capacity(256 << 10, temp.file())
 }
 

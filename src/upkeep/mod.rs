@@ -8,7 +8,8 @@
 //! level 9   snapshots, every 24 h  |---------------- - -    the newest that is as old as the window stays, with all after it
 //! ```
 //!
-//! [`due`] and [`retention`] decide from a listing alone, without I/O; [`merge`] makes files; [`keeper`] does what is due.
+//! [`due`] and [`retention`] decide from a listing alone, without I/O; [`merge`] makes files, [`from_database`] snapshots without reading
+//! the replica; [`keeper`] does what is due.
 //!
 //! Promises: a merged file is made only from what was listed, up to a txid that is acknowledged; it appears whole, under a
 //! name that was free. Nothing is deleted that a listed chain of higher levels does not replace. Killed at any step, a
@@ -16,15 +17,18 @@
 //! Source: the levels and ticks of Litestream 0.5.
 
 pub mod due;
+pub mod from_database;
 pub mod keeper;
 pub mod levels;
 pub mod merge;
 pub mod retention;
 #[cfg(test)]
 mod sample;
+mod source;
 #[cfg(test)]
 mod tests;
 
+pub use from_database::DatabaseAt;
 pub use keeper::Keeper;
 pub use levels::Levels;
 pub use merge::snapshot_to;

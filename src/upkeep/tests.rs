@@ -235,7 +235,14 @@ const TXIDS: u64 = 10;
 
 fn keeper<'a>(client: &'a dyn Client, levels: &'a Levels, scratch: &'a Path) -> Keeper<'a> {
     let age = Duration::from_millis(1);
-    Keeper { client, levels, policy: Policy { l0: age, window: age }, scratch, must_stop: &|| false }
+    Keeper {
+        client,
+        levels,
+        policy: Policy { l0: age, window: age },
+        scratch,
+        database: &|| Ok(None),
+        must_stop: &|| false,
+    }
 }
 
 /// Every state that a listing leads to is the one that was committed; the newest is among them.

@@ -1,9 +1,9 @@
 //! What the files that a merged file was made from give together: of each page the newest.
 
-use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
 use crate::ltx::page_checksum;
 use crate::replica::{Client, open_decoder};
+use crate::staging::sums::Sums;
 use crate::types::{Checksum, FileInfo, PageSize, Pgno, TxidRange};
 use std::path::Path;
 
@@ -64,7 +64,7 @@ impl Fold {
         let mut decoder = open_decoder(client, source)?;
         let header = *decoder.header();
         let empty =
-            Fold { page_size: header.page_size, page_count: 0, sums: Sums::new(), pages: 0, bytes: 0 };
+            Fold { page_size: header.page_size, page_count: 0, sums: Sums::default(), pages: 0, bytes: 0 };
         let fold = fold.get_or_insert(empty);
         if fold.page_size != header.page_size {
             return Ok(false);

@@ -17,7 +17,7 @@
 //! What cannot be seen from the replica alone: that its newest files are missing, or that it is an older copy of itself
 //! as a whole. Who knows a position that must be there says so: [`Options::expected`].
 //!
-//! Memory: twice [`sums::MEMORY_BYTES_MAX`], 16 bytes for each of the newest [`verifier::POSTS_MAX`] txids, some 150
+//! Memory: twice [`MEMORY_BYTES_MAX`](crate::staging::sums::MEMORY_BYTES_MAX), 16 bytes for each of the newest [`verifier::POSTS_MAX`] txids, some 150
 //! bytes a file of the replica.
 
 mod compare;
@@ -25,7 +25,6 @@ mod fold;
 mod listing;
 pub mod report;
 mod state;
-mod sums;
 mod verifier;
 
 use crate::error::Result;

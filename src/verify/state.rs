@@ -1,9 +1,9 @@
 //! A database as the checksums of its pages, carried from file to file.
 
 use super::report::Trouble;
-use super::sums::Sums;
 use crate::error::{Error, Result};
 use crate::ltx::{Decoder, Header, page_checksum};
+use crate::staging::sums::Sums;
 use crate::types::{Checksum, PageSize, Pgno, Position};
 use std::io::Read;
 use std::path::Path;
@@ -29,7 +29,7 @@ impl State {
     /// What no file has touched.
     fn empty(header: &Header) -> State {
         let position = Position { txid: header.range.max, checksum: Checksum::EMPTY };
-        State { position, page_size: header.page_size, page_count: 0, sums: Sums::new() }
+        State { position, page_size: header.page_size, page_count: 0, sums: Sums::default() }
     }
 
     /// The checksum of a page.

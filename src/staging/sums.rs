@@ -24,11 +24,13 @@ enum Store {
     Scratch(Scratch),
 }
 
-impl Sums {
-    pub fn new() -> Sums {
+impl Default for Sums {
+    fn default() -> Sums {
         Sums::with_memory((MEMORY_BYTES_MAX / size_of::<u64>()) as u32)
     }
+}
 
+impl Sums {
     fn with_memory(memory_max: u32) -> Sums {
         Sums { count: 0, store: Store::Memory(Vec::new()), memory_max }
     }
