@@ -51,8 +51,8 @@ impl Database {
     /// One row a replica.
     pub fn status(&self) -> Vec<ReplicaStatus> {
         let sealed = self.log.recorded().ok().flatten().map(|r| r.position.txid);
-        let dirty = self.dirty_since_ms.load(Ordering::Relaxed);
-        let lag_ms = if dirty == 0 { 0 } else { clock::monotonic_ms().saturating_sub(dirty) };
+        let dirty = self.runs.dirty_since_ms();
+        let lag_ms = dirty.map_or(0, |since| clock::monotonic_ms().saturating_sub(since));
         let notices = self.notices.lock();
         let rows = self.settings.replicas.iter().zip(notices.iter()).enumerate();
         rows.map(|(index, (url, notices))| {
@@ -74,7 +74,7 @@ impl Database {
                 last_error: notices.last_error.clone(),
                 last_error_at: notices.last_error_at,
                 last_event: notices.last_event.clone(),
-                zero_salt_frames: self.zero_salt_frames.load(Ordering::Relaxed),
+                zero_salt_frames: self.seen.zero_salt_frames.load(Ordering::Relaxed),
                 retries: notices.retries,
             }
         })

@@ -3,11 +3,14 @@
 //! A waiter draws a ticket after its commit is published; the engine reads the newest ticket before it looks at the
 //! database. Whatever it then finds and acknowledges covers every ticket up to that one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::followed::Database;
 use crate::clock::Deadline;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::lock::{Condvar, Mutex};
+use crate::types::Txid;
 
 #[derive(Clone, Debug, Default)]
 struct Served {
@@ -116,10 +119,51 @@ impl Tickets {
     }
 }
 
+impl Database {
+    /// Waits until everything committed so far is in the home replica; returns the newest txid there.
+    ///
+    /// # Errors
+    /// `Busy` with what is in the way when the time is up; `Fenced` when nothing more comes.
+    pub fn sync(self: &Arc<Self>, timeout: Duration) -> Result<Option<Txid>> {
+        let ticket = self.ask_for_sync();
+        self.tickets.wait(ticket, Deadline::after(timeout)).map_err(|error| match error.kind() {
+            Kind::Busy => {
+                let why = match self.why_not() {
+                    why if why.is_empty() => "; it goes on in the background".to_owned(),
+                    why => why,
+                };
+                Error::busy(format!("{error} after {} ms{why}", timeout.as_millis()))
+            }
+            _ => error,
+        })?;
+        Ok(self.state.acknowledged(0))
+    }
+
+    /// The same without waiting: a ticket to wait for.
+    pub(super) fn ask_for_sync(self: &Arc<Self>) -> u64 {
+        let ticket = self.tickets.draw();
+        self.schedule(Instant::now(), true);
+        ticket
+    }
+
+    /// What is in the way of who waits, as the end of a sentence; empty: nothing is known.
+    pub(super) fn why_not(&self) -> String {
+        let notices = self.notices();
+        let hindrance = self.tickets.hindrance().filter(|_| !notices.is_failing()).map(str::to_owned);
+        hindrance.or_else(|| notices.last_error.clone()).map_or_else(String::new, |why| format!(": {why}"))
+    }
+
+    /// Txid of the first group that holds everything committed so far, sealed or still open.
+    pub fn txid(&self) -> Option<Txid> {
+        let sealed = self.log.recorded().ok().flatten().map(|r| r.position.txid);
+        let dirty = !self.noted.is_empty() || self.runs.dirty_since_ms().is_some();
+        if dirty { Some(sealed.map_or(Txid::FIRST, Txid::next)) } else { sealed }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     #[test]
     fn those_who_were_let_go_together_gather_again() {
