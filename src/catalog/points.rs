@@ -7,9 +7,13 @@
 //! A merged file carries the time of its last input, so that every file which ends at a txid says the same, but for
 //! Litestream's snapshots, which carry the time they were taken at. A state is therefore never younger than any file that
 //! ends there says, nor than the states after it are.
+//!
+//! What a restore reads is summed up on the way, for all points in one pass: the chain to a state is the chain to the one before
+//! it, up to where the longest file that ends there can go on, and that file; a snapshot begins anew.
 
 use super::chain::Captured;
 use crate::types::{FileInfo, Level, Timestamp, Txid};
+use std::cmp::Reverse;
 
 /// A state that can be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +23,9 @@ pub struct Point {
     pub file: FileInfo,
     /// The snapshot that the way there starts at; `None` where lower levels reach back to txid 1.
     pub snapshot: Option<Txid>,
+    /// Stored bytes of the files that a restore of it reads, at most: of the whole files of its chain
+    /// ([`super::chain_to`]), though of large ones the pages that a later file has are left out.
+    pub bytes: u64,
 }
 
 /// A txid at which files of the history end.
@@ -26,8 +33,8 @@ pub(super) struct End {
     pub txid: Txid,
     /// Of the lowest level.
     pub file: FileInfo,
-    /// The smallest min of the files that end here.
-    pub min: Txid,
+    /// The one that a chain would take: the longest, of those the one of the highest level, then the oldest.
+    pub longest: FileInfo,
     pub is_snapshot: bool,
 }
 
@@ -45,29 +52,47 @@ pub(super) fn ends(listing: &[FileInfo]) -> Vec<End> {
         let is_snapshot = file.level == Level::SNAPSHOT;
         match ends.last_mut().filter(|end| end.txid == file.range.max) {
             Some(end) => {
-                end.min = end.min.min(file.range.min);
+                if longer(file) > longer(&end.longest) {
+                    end.longest = *file;
+                }
                 end.is_snapshot |= is_snapshot;
             }
             None => {
-                ends.push(End { txid: file.range.max, file: *file, min: file.range.min, is_snapshot });
+                ends.push(End { txid: file.range.max, file: *file, longest: *file, is_snapshot });
             }
         }
     }
     ends
 }
 
+/// Longest, then highest, then oldest.
+fn longer(file: &FileInfo) -> impl Ord {
+    (Reverse(file.range.min), file.level, Reverse(file.created_at))
+}
+
 /// Every restorable state, oldest first. `listing` as for [`super::chain_to`]. O(files * log files), no I/O.
 pub fn points(listing: &[FileInfo]) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::new();
     let mut snapshot = None;
+    // The chain to the last point: where each of its files ends, and the bytes up to there.
+    let mut chain = vec![(0, 0u64)];
     for end in ends(listing) {
         let reached = points.last().map_or(0, |point| point.txid.get());
-        if end.min.get() <= reached + 1 {
-            if end.is_snapshot {
-                snapshot = Some(end.txid);
-            }
-            points.push(Point { txid: end.txid, file: end.file, snapshot });
+        let min = end.longest.range.min.get();
+        if min > reached + 1 {
+            continue;
         }
+        if end.is_snapshot {
+            snapshot = Some(end.txid);
+            chain.clear();
+        } else {
+            let continued = chain.partition_point(|&(step, _)| step + 1 < min);
+            chain.truncate(continued + 1);
+        }
+        let before = chain.last().map_or(0, |&(_, bytes)| bytes);
+        let bytes = before.saturating_add(end.longest.size);
+        chain.push((end.txid.get(), bytes));
+        points.push(Point { txid: end.txid, file: end.file, snapshot, bytes });
     }
     points
 }
@@ -93,7 +118,8 @@ mod tests {
         let info = |&(level, min, max)| FileInfo {
             level: Level::new(level).unwrap(),
             range: TxidRange::new(txid(min), txid(max)).unwrap(),
-            size: 1,
+            // A sum tells which files are in it.
+            size: u64::from(level) * 1_000_003 + min * 10_007 + max * 101,
             created_at: Timestamp(max as i64),
             identity: Identity::File { device: 0, inode: 0, changed_ns: 0, modified_ns: 0 },
         };
@@ -134,7 +160,8 @@ mod tests {
         );
     }
 
-    /// The same question asked in another way: a txid is a point exactly when a chain leads to it.
+    /// The same question asked in another way: a txid is a point exactly when a chain leads to it, and its bytes are those
+    /// of that chain.
     #[test]
     fn points_are_what_chains_lead_to() {
         let mut random = Random::new(1);
@@ -158,9 +185,10 @@ mod tests {
             let points = points(&files);
             for n in 1..=16 {
                 let txid = Txid::new(n).unwrap();
-                let is_point = points.iter().any(|point| point.txid == txid);
+                let point = points.iter().find(|point| point.txid == txid);
                 let chain = chain_to(&files, Target::Txid(txid));
-                assert_eq!(is_point, chain.is_ok(), "txid {n} of {files:?}: {chain:?}");
+                let bytes = chain.as_ref().map(|chain| chain.steps.iter().map(|step| step.size).sum());
+                assert_eq!(point.map(|point| point.bytes), bytes.ok(), "txid {n} of {files:?}: {chain:?}");
             }
         }
     }

@@ -76,18 +76,9 @@ fn files(client: &dyn Client, json: bool) -> Result<Answer> {
         value
     });
     Ok(Answer::new(json, value.collect(), || {
-        let columns = [
-            Column("level", false),
-            Column("min_txid", false),
-            Column("max_txid", false),
-            Column("size", true),
-            Column("created_at", false),
-            Column("proof", false),
-        ];
+        let columns = [&show::FILE[..], &[Column("proof", false)]].concat();
         let row = |(file, at, proof): &(FileInfo, Timestamp, &str)| {
-            let (level, min, max) = (file.level, file.range.min, file.range.max);
-            let (size, at) = (file.size.to_string(), at.to_string());
-            vec![level.to_string(), min.to_string(), max.to_string(), size, at, (*proof).to_owned()]
+            [show::file_row(file, *at), vec![(*proof).to_owned()]].concat()
         };
         show::table(&columns, &found.iter().map(row).collect::<Vec<_>>())
     }))
@@ -101,6 +92,7 @@ fn points(client: &dyn Client, json: bool) -> Result<Answer> {
             "timestamp": at.to_string(),
             "level": point.file.level.get(),
             "snapshot_txid": point.snapshot.map(|txid| txid.get()),
+            "bytes": point.bytes,
         })
     });
     Ok(Answer::new(json, value.collect(), || {
@@ -109,14 +101,15 @@ fn points(client: &dyn Client, json: bool) -> Result<Answer> {
             Column("hex", false),
             Column("timestamp", false),
             Column("level", false),
-            Column("snapshot_txid", false),
+            Column("snapshot_txid", true),
+            Column("size", true),
         ];
         let rows: Vec<Vec<String>> = points
             .iter()
             .map(|(point, at)| {
                 let snapshot = point.snapshot.map_or_else(String::new, |txid| txid.get().to_string());
-                let (txid, level) = (point.txid, point.file.level.to_string());
-                vec![txid.get().to_string(), txid.to_string(), at.to_string(), level, snapshot]
+                let (txid, level, size) = (point.txid, point.file.level.to_string(), show::size(point.bytes));
+                vec![txid.get().to_string(), txid.to_string(), at.to_string(), level, snapshot, size]
             })
             .collect();
         show::table(&columns, &rows)

@@ -3,7 +3,7 @@
 use super::Answer;
 use super::arguments::{Output, Wanted};
 use super::progress::Progress;
-use super::show::{self, Column};
+use super::show;
 use super::terminal::Terminal;
 use crate::catalog::Target;
 use crate::config::Config;
@@ -175,31 +175,10 @@ impl Restore {
             "bytes": bytes,
         });
         Answer::new(self.output.json, value, || {
-            let columns = [
-                Column("level", false),
-                Column("min_txid", false),
-                Column("max_txid", false),
-                Column("size", true),
-                Column("created_at", false),
-            ];
-            let rows: Vec<Vec<String>> = plan
-                .files
-                .iter()
-                .map(|step| {
-                    let range = step.range;
-                    let (level, size) = (step.level.to_string(), step.size.to_string());
-                    vec![
-                        level,
-                        range.min.to_string(),
-                        range.max.to_string(),
-                        size,
-                        step.created_at.to_string(),
-                    ]
-                })
-                .collect();
+            let rows: Vec<_> = plan.files.iter().map(|step| show::file_row(step, step.created_at)).collect();
             format!(
                 "{}would restore txid {} from {} files, {}\n",
-                show::table(&columns, &rows),
+                show::table(&show::FILE, &rows),
                 show::txid(plan.end),
                 plan.files.len(),
                 show::size(bytes)

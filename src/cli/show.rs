@@ -4,6 +4,7 @@ use crate::types::{FileInfo, Timestamp, Txid};
 use serde_json::{Value, json};
 
 /// A column of a table: its title, and whether it stands at the right.
+#[derive(Clone, Copy)]
 pub struct Column(pub &'static str, pub bool);
 
 /// Rows below titles, each column as wide as its widest cell; nothing behind the last.
@@ -42,6 +43,21 @@ pub fn file(file: &FileInfo, at: Timestamp) -> Value {
         "size": file.size,
         "created_at": at.to_string(),
     })
+}
+
+/// The columns that [`file_row`] fills.
+pub const FILE: [Column; 5] = [
+    Column("level", false),
+    Column("min_txid", false),
+    Column("max_txid", false),
+    Column("size", true),
+    Column("created_at", false),
+];
+
+/// The same file as a row of a table.
+pub fn file_row(file: &FileInfo, at: Timestamp) -> Vec<String> {
+    let FileInfo { level, range, size, .. } = file;
+    vec![level.to_string(), range.min.to_string(), range.max.to_string(), size.to_string(), at.to_string()]
 }
 
 #[cfg(test)]

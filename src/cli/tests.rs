@@ -203,15 +203,22 @@ fn what_is_not_there_may_be_allowed_not_to_be() {
 #[test]
 fn points_and_replicas_are_listed() {
     let folder = Folder::new();
-    let (_, url, _) = replica(&folder);
+    let (replica, url, _) = replica(&folder);
     let (_, out, _) = call(&["list", "--points", "--json", &url]);
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(value.as_array().unwrap().len(), 2);
-    let first =
-        json!({"txid": 1, "timestamp": "2023-11-14T22:13:20.001Z", "level": 0, "snapshot_txid": null});
+    let bytes = replica.list_all().unwrap()[0].size;
+    let first = json!({
+        "txid": 1,
+        "timestamp": "2023-11-14T22:13:20.001Z",
+        "level": 0,
+        "snapshot_txid": null,
+        "bytes": bytes,
+    });
     assert_eq!(value[0], first);
     let (_, out, _) = call(&["list", "--points", &url]);
     assert!(out.starts_with("txid  hex") && out.lines().count() == 3, "{out}");
+    assert!(out.lines().nth(1).is_some_and(|line| line.ends_with(&format!(" {bytes} B"))), "{out}");
     let above = url.strip_suffix("/r").unwrap();
     let (_, out, err) = call(&["list", "--databases", "--json", above]);
     assert_eq!(err, "");

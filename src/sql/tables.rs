@@ -31,7 +31,7 @@ pub const STATUS: [&str; 17] = [
 pub const FILES: [&str; 9] =
     ["level", "min_txid", "max_txid", "size", "created_at", "page_size", "page_count", "pre", "post"];
 
-pub const RESTORE_POINTS: [&str; 4] = ["txid", "timestamp", "level", "snapshot_txid"];
+pub const RESTORE_POINTS: [&str; 5] = ["txid", "timestamp", "level", "snapshot_txid", "bytes"];
 
 pub const DOCTOR: [&str; 3] = ["capability", "verdict", "detail"];
 
@@ -108,7 +108,8 @@ pub fn files(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
     Ok(replica.list_all()?.into_iter().map(row).collect())
 }
 
-/// `replica_restore_points(url)`: every state that can be restored, oldest first.
+/// `replica_restore_points(url)`: every state that can be restored, oldest first. `bytes`: what the files that a restore of
+/// it reads take in the store, as the listing has it; of large ones it leaves out what later files have anyway.
 pub fn restore_points(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Value>>> {
     let url = url_of(given, "replica_restore_points")?;
     let replica = Runtime::get().config.replica(url)?;
@@ -118,6 +119,7 @@ pub fn restore_points(_: &Connection<'_>, given: &[Value]) -> Result<Vec<Vec<Val
             at.to_string().into(),
             Value::Integer(i64::from(point.file.level.get())),
             point.snapshot.map(number).into(),
+            Value::Integer(i64::try_from(point.bytes).unwrap_or(i64::MAX)),
         ]
     };
     Ok(database::restore_points(&*replica)?.into_iter().map(row).collect())
