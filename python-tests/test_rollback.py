@@ -70,6 +70,30 @@ def test_old_state_becomes_the_next_txid_and_nothing_is_lost(database, replica, 
     assert assert_equal(replica, database) == newest + 4
 
 
+def test_time_without_a_zone_is_utc_and_said(database, replica):
+    c = connect(database, replica)
+    c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+    first = sync(c)
+    at = one(c, "SELECT timestamp FROM replica_restore_points(?) WHERE txid = ?", databases.url(replica), first)
+    # Later by the clock that gives the times, to the millisecond.
+    harness.wait_for(lambda: one(c, "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')") > at, "the next millisecond")
+    c.execute("INSERT INTO t(x) VALUES (1)")
+    newest = sync(c)
+    assert one(c, "SELECT replica_rollback(?)", at) == newest + 1
+    assert "zone" not in status(c)["last_event"]
+    said = f"{at[:-1]} has no time zone and was taken as UTC: {at}"
+    assert one(c, "SELECT replica_rollback(?)", at[:-1]) == newest + 2
+    assert status(c)["last_event"] == f"the database was rolled back to txid {first:016x}; {said}"
+    assert one(c, "SELECT count(*) FROM t") == 0 and one(c, "SELECT replica_error()") is None
+    other = sqlite3.connect(":memory:")
+    assert one(other, "SELECT replica_error()") == said
+    other.close()
+    assert one(c, "SELECT replica_rollback('2999-01-01 00:00:00')") == newest + 3
+    assert "no time zone" in status(c)["last_event"] and "later than" in status(c)["last_event"]
+    c.close()
+    assert_equal(replica, database)
+
+
 def test_refused_rollback_changes_nothing(database, replica):
     c = connect(database, replica, replica_open_timeout="100ms")
     c.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")

@@ -50,6 +50,12 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Moment> {
     })
 }
 
+/// Several notices as one; `None`: there is nothing to say.
+pub fn notices(said: &[&Option<String>]) -> Option<String> {
+    let said: Vec<&str> = said.iter().filter_map(|notice| notice.as_deref()).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
 /// Milliseconds of `5 minutes`, `1h 30m`, `1 hour 30 minutes`.
 fn span_ms(text: &str) -> Option<i64> {
     let mut rest = text.trim();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::catch_up::{Begin, Restored};
 use super::followed::Database;
 use super::runtime::Runtime;
-use crate::catalog::Target;
+use crate::catalog::{Settled, words};
 use crate::error::{Error, Result};
 use crate::restore::{self, Options};
 use crate::types::Txid;
@@ -23,31 +23,33 @@ use crate::types::Txid;
 const TRIES: u32 = 5;
 
 impl Database {
-    /// Overwrites the database with the state at `target`; the txid that does so, acknowledged. For each lock it waits at
-    /// most `wait`.
+    /// Overwrites the database with the state at `wanted`; the txid that does so, acknowledged, and how the target was
+    /// understood where that is not plain. For each lock it waits at most `wait`.
     ///
     /// # Errors
     /// As [`Database::sync`], [`restore::restore`] and `begin`; `Busy` when others commit all the time.
     pub fn roll_back(
         self: &Arc<Self>,
-        target: Target,
+        wanted: &Settled,
         wait: Duration,
         begin: &mut Begin<'_>,
-    ) -> Result<Option<Txid>> {
+    ) -> Result<(Option<Txid>, Option<String>)> {
         let timeout = self.settings.sync_timeout;
         // What is committed and in no group would be lost between two states.
         self.sync(timeout)?;
         let client = Runtime::get().config.client(&self.settings, 0, None)?;
         let restored = Restored::new(self.log.folder().join("earlier.db"));
-        let found = restore::restore(&*client, target, restored.path(), Options::default())?;
+        let found = restore::restore(&*client, wanted.target, restored.path(), Options::default())?;
+        let notice = words::notices(&[&wanted.notice, &found.notice]);
         for _ in 0..TRIES {
             let pending = begin(restored.path())?;
             if self.is_all_captured(wait)? {
                 // Should we be killed behind the commit, whoever comes next compares every page.
                 self.noted.note_all();
-                self.cold_by_event(&format!("the database was rolled back to txid {}", found.position.txid));
+                let event = format!("the database was rolled back to txid {}", found.position.txid);
+                self.cold_by_event(&words::notices(&[&Some(event), &notice]).unwrap_or_default());
                 pending.commit()?;
-                return self.sync(timeout);
+                return Ok((self.sync(timeout)?, notice));
             }
             drop(pending);
             self.sync(timeout)?;

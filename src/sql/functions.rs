@@ -30,7 +30,7 @@ pub fn debug(call: &Call<'_>) -> Result<Value> {
 
 /// `replica_error([schema])`: the newest error of the database's replication; NULL when there was none. Where the
 /// schema is not replicated: why this process's newest refused open was refused, which an ATTACH does not say, or the
-/// notice of a restore after it.
+/// notice of a restore or rollback after it.
 pub fn error(call: &Call<'_>) -> Result<Value> {
     let newest = with_main(call, 0, |main| Ok(main.db.last_error().into()));
     newest.or_else(|error| Runtime::get().last_said().map(Value::from).ok_or(error))
@@ -75,6 +75,14 @@ pub fn configure(call: &Call<'_>) -> Result<Value> {
 
 pub fn number(txid: Txid) -> i64 {
     txid.get() as i64
+}
+
+/// Says what somebody should know of something that went well.
+pub fn notice(call: &Call<'_>, notice: Option<String>) {
+    if let Some(notice) = notice {
+        call.connection().notice(&notice);
+        Runtime::get().notice(&notice);
+    }
 }
 
 pub fn schema<'a>(call: &'a Call<'_>, index: usize) -> &'a str {

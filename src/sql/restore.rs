@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use super::arguments;
+use super::functions::notice;
 use crate::catalog::{Target, words};
 use crate::clock;
 use crate::database::Runtime;
@@ -59,10 +60,7 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
             )));
         }
         legacy::restore(&found, Path::new(path))?;
-        if let Some(notice) = &options.notice {
-            call.connection().notice(notice);
-            Runtime::get().notice(notice);
-        }
+        notice(call, options.notice);
         return Ok(Value::Integer(0));
     }
     if options.go_on {
@@ -76,13 +74,7 @@ pub fn restore(call: &Call<'_>) -> Result<Value> {
         }
         other => other?,
     };
-    let notices: Vec<&str> =
-        [&options.notice, &restored.notice].into_iter().flatten().map(String::as_str).collect();
-    if !notices.is_empty() {
-        let notice = notices.join("; ");
-        call.connection().notice(&notice);
-        Runtime::get().notice(&notice);
-    }
+    notice(call, words::notices(&[&options.notice, &restored.notice]));
     if options.go_on {
         let seed = Seed {
             position: restored.position,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::arguments;
-use super::functions::{number, schema, with_main};
-use crate::catalog::{Target, words};
+use super::functions::{notice, number, schema, with_main};
+use crate::catalog::{Settled, Target, words};
 use crate::clock;
 use crate::database::{Begin, Database, Pending};
 use crate::error::Result;
@@ -22,38 +22,41 @@ impl Pending for Overwrite {
 
 /// The txid of the head, which the database then is at; NULL while there is no history.
 pub fn rollforward(call: &Call<'_>) -> Result<Value> {
-    overwrite(call, 0, |database, wait, begin| database.catch_up(wait, begin))
+    let txid = overwrite(call, 0, |database, wait, begin| database.catch_up(wait, begin))?;
+    Ok(txid.map(number).into())
 }
 
 /// The txid that holds the old state.
 pub fn rollback(call: &Call<'_>) -> Result<Value> {
-    let target = target(&call.arguments()[0])?;
-    overwrite(call, 1, |database, wait, begin| database.roll_back(target, wait, begin))
+    let wanted = wanted(&call.arguments()[0])?;
+    let (txid, said) = overwrite(call, 1, |database, wait, begin| database.roll_back(&wanted, wait, begin))?;
+    notice(call, said);
+    Ok(txid.map(number).into())
 }
 
 /// A txid, as everywhere; or a time, as [`words::moment`] has it.
-fn target(value: &Value) -> Result<Target> {
+fn wanted(value: &Value) -> Result<Settled> {
     match value {
         Value::Text(text) if Txid::from_hex(text).is_none() => {
-            words::moment(text, clock::now()).map(|moment| Target::At(moment.at))
+            let moment = words::moment(text, clock::now())?;
+            Ok(Settled { target: Target::At(moment.at), notice: moment.notice })
         }
-        _ => arguments::txid_value(value).map(Target::Txid),
+        _ => Ok(Settled { target: Target::Txid(arguments::txid_value(value)?), notice: None }),
     }
 }
 
-fn overwrite(
+fn overwrite<T>(
     call: &Call<'_>,
     schema_at: usize,
-    body: impl FnOnce(&Arc<Database>, Duration, &mut Begin<'_>) -> Result<Option<Txid>>,
-) -> Result<Value> {
+    body: impl FnOnce(&Arc<Database>, Duration, &mut Begin<'_>) -> Result<T>,
+) -> Result<T> {
     with_main(call, schema_at, |main| {
         // So that SQLite shows what a WAL holds.
         call.connection().read_once(schema(call, schema_at));
         let (database, wait) = (&main.db, main.db.settings.open_timeout);
-        let txid = body(database, wait, &mut |source| {
+        body(database, wait, &mut |source| {
             let pending = Overwrite::begin(call.connection(), &database.path, source, wait)?;
             Ok(Box::new(pending) as Box<dyn Pending>)
-        })?;
-        Ok(txid.map(number).into())
+        })
     })
 }
