@@ -1,7 +1,7 @@
 //! `replicate`: the sidecar of applications that cannot load the extension.
 //!
 //! It opens each database in this process, through the same VFS and capture as the extension does, and waits. What others
-//! commit is looked for twice a second ([`super::feed`] has what that takes). At SIGTERM or SIGINT everything is flushed once more.
+//! commit is looked for twice a second, once where nothing has happened for ten ([`super::feed`] has what that takes). At SIGTERM or SIGINT everything is flushed once more.
 
 use super::arguments::Output;
 use super::feed::{self, Feed};
@@ -62,6 +62,7 @@ impl Replicate {
         if let Some(file) = &self.config {
             config::name_file(file);
         }
+        Runtime::get().become_sidecar();
         let mut following = Following::default();
         match (&self.database, &self.url) {
             (Some(database), Some(url)) => {

@@ -1,7 +1,13 @@
-//! The look, twice a second, at what programs without the extension may have committed to an open database.
+//! The look at what programs without the extension may have committed to an open database.
+//!
+//! ```text
+//! since the last change      up to 10 s      up to a minute      longer
+//! a look every               0.5 s           1 s                 4 s; 1 s where all writers are other programs
+//! ```
 //!
 //! It must cost nothing where nothing happens, a thousand times over: of a WAL three words of shared memory are compared,
-//! of a file at rest its times; and where nothing has happened for long, every other look is left out.
+//! of a file at rest its times; and the longer nothing has happened, the more looks are left out. Commits of this process and
+//! of others with the extension wait for no look.
 
 use std::sync::Arc;
 
@@ -9,8 +15,21 @@ use super::followed::Database;
 use super::shm_wal::ShmWal;
 use crate::fs::FileStat;
 
-/// Looks without a change after which every other one is left out.
-const QUIET_LOOKS: u32 = 20;
+/// How many looks without a change, at the worker's pace of two a second, come before each slower pace, and of how many one
+/// is taken then.
+const QUIET: [(u32, u32); 2] = [(20, 2), (120, 8)];
+
+/// Whether the look number `quiet` since the last change is taken. `is_sidecar`: nobody of this process writes, so what is
+/// late here is late in the replica.
+fn is_taken(quiet: u32, is_sidecar: bool) -> bool {
+    let [slower, slowest] = QUIET;
+    let one_of = match quiet {
+        _ if quiet <= slower.0 => 1,
+        _ if quiet <= slowest.0 || is_sidecar => slower.1,
+        _ => slowest.1,
+    };
+    quiet.is_multiple_of(one_of)
+}
 
 /// What the last look saw. That it is the same proves nothing; a change is worth a run.
 #[derive(Default)]
@@ -29,15 +48,14 @@ impl Polled {
 }
 
 impl Database {
-    /// Looks, and schedules a run if there is something to do.
-    pub fn poll(self: &Arc<Self>) {
+    /// Looks if it is time to, and schedules a run if there is something to do.
+    pub fn poll(self: &Arc<Self>, is_sidecar: bool) {
         let quiet = {
             let mut polled = self.polled.lock();
             polled.quiet = polled.quiet.wrapping_add(1);
             polled.quiet
         };
-        let is_left_out = quiet > QUIET_LOOKS && quiet % 2 == 1;
-        if is_left_out || self.is_due() || self.connections.is_empty() {
+        if !is_taken(quiet, is_sidecar) || self.is_due() || self.connections.is_empty() {
             return;
         }
         let changed = match self.connections.mapped() {
@@ -64,7 +82,38 @@ impl Database {
 
     fn file_changed(&self) -> bool {
         let now = FileStat::of(&self.path).ok();
-        let before = std::mem::replace(&mut self.polled.lock().file, now.clone());
-        before != now && !self.is_at_rest()
+        let mut polled = self.polled.lock();
+        if polled.file == now {
+            return false;
+        }
+        polled.file = now;
+        polled.quiet = 0;
+        drop(polled);
+        !self.is_at_rest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks that pass between one that is taken and the next, after `quiet` of them without a change.
+    fn pause(quiet: u32, is_sidecar: bool) -> u32 {
+        let mut taken = (quiet..).filter(|&look| is_taken(look, is_sidecar));
+        let first = taken.next().unwrap();
+        taken.next().unwrap() - first
+    }
+
+    #[test]
+    fn the_pace_slows_with_quiet_and_has_a_bound() {
+        let cases = [(1, 1, 1), (19, 1, 1), (20, 2, 2), (118, 2, 2), (121, 8, 2), (1_000_000, 8, 2)];
+        for (quiet, with_extension, sidecar) in cases {
+            assert_eq!(pause(quiet, false), with_extension, "after {quiet} looks");
+            assert_eq!(pause(quiet, true), sidecar, "after {quiet} looks of a sidecar");
+        }
+        for is_sidecar in [false, true] {
+            let bound = if is_sidecar { 2 } else { 8 };
+            assert!((1..10_000).all(|quiet| pause(quiet, is_sidecar) <= bound));
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub struct Runtime {
     // Guards the newest text that belongs to no database: why an open was refused, which SQLite swallows in ATTACH; a
     // notice.
     said: Mutex<Option<String>>,
+    /// Nobody of this process writes the databases that are open.
+    is_sidecar: AtomicBool,
 }
 
 #[derive(Default)]
@@ -99,6 +101,7 @@ impl Runtime {
                 prompt: Worker::new(Urgency::Waited),
                 read_only: Mutex::default(),
                 said: Mutex::default(),
+                is_sidecar: AtomicBool::new(false),
             },
         )
     }
@@ -274,6 +277,11 @@ impl Runtime {
         self.read_only.lock().iter().filter_map(Weak::upgrade).map(|e| (*e).clone()).collect()
     }
 
+    /// From now on whoever writes the databases is another program, whose commits are looked for more often.
+    pub fn become_sidecar(&self) {
+        self.is_sidecar.store(true, Ordering::Relaxed);
+    }
+
     /// Every open database.
     pub fn databases(&self) -> Vec<Arc<Database>> {
         self.databases.lock().open.values().cloned().collect()
@@ -288,6 +296,10 @@ impl Runtime {
 impl Everyone for Runtime {
     fn open_databases(&self) -> Vec<Arc<Database>> {
         self.databases()
+    }
+
+    fn is_sidecar(&self) -> bool {
+        self.is_sidecar.load(Ordering::Relaxed)
     }
 }
 

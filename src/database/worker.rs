@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nobody is woken for a commit: the first commit of a group schedules the group's end. Without traffic the
-//! threads sleep, but for a look twice a second at what other programs may have committed.
+//! threads sleep, but for a look at what other programs may have committed ([`super::poll`] has its pace).
 //! Databases whose commits wait for the replica have a worker of their own at the application's priority.
 //! Of those that sleep one watches the clock, so that not all of them wake for each run; who goes to work calls
 //! another one to watch it.
@@ -29,7 +29,7 @@ use crate::types::Level;
 const THREADS: [(Urgency, usize, usize); 2] = [(Urgency::Low, 2, 5), (Urgency::Waited, 2, 2)];
 /// What nobody waits for yields to the application: a writer never waits for a compressor.
 const NICE: u8 = 10;
-/// Pace of the look at what programs without the extension committed.
+/// Pace of the look at what programs without the extension committed, of which quiet databases leave most out.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
 /// A fleet is served a few at a time: where so many collect their groups, whose time has come waits for those that come
 /// soon after. To wake costs as much as a good part of a group.
@@ -70,6 +70,9 @@ impl Plan {
 /// The databases to look at, for the poll.
 pub trait Everyone: Send + Sync {
     fn open_databases(&self) -> Vec<Arc<Database>>;
+
+    /// Whoever writes them is another program.
+    fn is_sidecar(&self) -> bool;
 }
 
 /// Whose work it is.
@@ -163,7 +166,8 @@ impl Worker {
                     if open.is_empty() {
                         self.plan.lock().next_poll = None;
                     }
-                    open.iter().for_each(|database| database.poll());
+                    let is_sidecar = everyone.is_sidecar();
+                    open.iter().for_each(|database| database.poll(is_sidecar));
                 }
             }
         }
