@@ -1,6 +1,6 @@
 /* The application of bench_fleet.py: a fleet of databases in one process, one connection each.
 **
-**     bench_fleet host   FOLDER COUNT SECONDS IDLE EXTENSION|- REPLICA|- OPTIONS
+**     bench_fleet host   FOLDER COUNT SECONDS SETTLE IDLE EXTENSION|- REPLICA|- OPTIONS
 **     bench_fleet watch  FOLDER COUNT
 **
 ** `host` opens FOLDER/db/0000.db and so on (with the extension: through replvfs, each with the replica REPLICA/0000
@@ -9,7 +9,8 @@
 **
 **     open     open, journal_mode=WAL, synchronous=NORMAL, one table, one row; with the extension replica_sync()
 **     run      one row a second in each, evenly spread over the second, for SECONDS; then replica_sync() in each
-**     idle     nothing, for IDLE seconds
+**     reopen   close and open each, with the extension replica_sync(); then nothing for SETTLE seconds
+**     idle     nothing, for IDLE seconds: nobody has written since the open, so there is no upkeep to be done either
 **     close
 **
 ** FOLDER/commits gets a pair of int64 for each commit of `run`: database, realtime clock in nanoseconds after it
@@ -153,7 +154,7 @@ static void load(const char *extension) {
   sqlite3_close(loader);
 }
 
-static void open_one(Open *one, const char *folder, int n, const char *replica, const char *options) {
+static void open_one(Open *one, const char *folder, int n, const char *replica, const char *options, int is_new) {
   char uri[4096];
   if (replica) {
     snprintf(uri, sizeof uri, "file:%s/db/%04d.db?vfs=replvfs&replica=%s/%04d%s", folder, n, replica, n, options);
@@ -163,12 +164,27 @@ static void open_one(Open *one, const char *folder, int n, const char *replica, 
   int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI;
   if (sqlite3_open_v2(uri, &one->db, flags, 0) != SQLITE_OK) fail(uri, one->db);
   sqlite3_busy_timeout(one->db, 60000);
-  exec(one->db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
-                "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, a INT, b TEXT)");
+  exec(one->db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL");
+  if (is_new) exec(one->db, "CREATE TABLE t(id INTEGER PRIMARY KEY, a INT, b TEXT)");
   one->insert = prepare(one->db, "INSERT INTO t(a, b) VALUES (?, 'a hundred bytes of text, as a small row may well "
                                  "have: invoice, customer, street, window, delivery, green')");
-  step(one->insert);
-  if (replica) one->sync = prepare(one->db, "SELECT replica_sync()");
+  if (is_new) step(one->insert);
+  else exec(one->db, "SELECT count(*) FROM t");
+  one->sync = replica ? prepare(one->db, "SELECT replica_sync()") : 0;
+}
+
+static void close_all(Open *fleet, int count) {
+  for (int n = 0; n < count; n++) {
+    sqlite3_finalize(fleet[n].insert);
+    sqlite3_finalize(fleet[n].sync);
+    if (sqlite3_close(fleet[n].db) != SQLITE_OK) fail("close", fleet[n].db);
+  }
+}
+
+static void sync_all(Open *fleet, int count) {
+  for (int n = 0; n < count; n++) {
+    if (fleet[n].sync) step(fleet[n].sync);
+  }
 }
 
 static void run(Open *fleet, int count, double seconds, const char *folder) {
@@ -188,9 +204,7 @@ static void run(Open *fleet, int count, double seconds, const char *folder) {
     log[done][1] = clock_ns(CLOCK_REALTIME);
   }
   Cost committed = cost();
-  for (int n = 0; n < count; n++) {
-    if (fleet[n].sync) step(fleet[n].sync);
-  }
+  sync_all(fleet, count);
   char more[256];
   snprintf(more, sizeof more,
            ", \"commits\": %zu, \"committing_seconds\": %.6f, \"committing_main_cpu\": %.6f, "
@@ -205,20 +219,18 @@ static void run(Open *fleet, int count, double seconds, const char *folder) {
 }
 
 static int host(char **arguments) {
-  const char *folder = arguments[0], *extension = arguments[4], *options = arguments[6];
+  const char *folder = arguments[0], *extension = arguments[5], *options = arguments[7];
   int count = atoi(arguments[1]);
-  const char *replica = strcmp(arguments[5], "-") ? arguments[5] : 0;
+  const char *replica = strcmp(arguments[6], "-") ? arguments[6] : 0;
   if (count < 1 || count > DATABASES_MAX) fail("COUNT", 0);
   sqlite3_config(SQLITE_CONFIG_URI, 1);
   if (strcmp(extension, "-")) load(extension);
   Open *fleet = calloc((size_t)count, sizeof *fleet);
   await_line();
   Cost before = cost();
-  for (int n = 0; n < count; n++) open_one(&fleet[n], folder, n, replica, options);
+  for (int n = 0; n < count; n++) open_one(&fleet[n], folder, n, replica, options, 1);
   Cost opened = cost();
-  for (int n = 0; n < count; n++) {
-    if (fleet[n].sync) step(fleet[n].sync);
-  }
+  sync_all(fleet, count);
   char more[64];
   snprintf(more, sizeof more, ", \"opening_seconds\": %.6f", (opened.at - before.at) / 1e9);
   report("open", before, more);
@@ -226,15 +238,18 @@ static int host(char **arguments) {
   run(fleet, count, atof(arguments[2]), folder);
   await_line();
   before = cost();
-  sleep_until(before.at + (int64_t)(atof(arguments[3]) * 1e9));
+  close_all(fleet, count);
+  for (int n = 0; n < count; n++) open_one(&fleet[n], folder, n, replica, options, 0);
+  sync_all(fleet, count);
+  sleep_until(clock_ns(CLOCK_MONOTONIC) + (int64_t)(atof(arguments[3]) * 1e9));
+  report("reopen", before, "");
+  await_line();
+  before = cost();
+  sleep_until(before.at + (int64_t)(atof(arguments[4]) * 1e9));
   report("idle", before, "");
   await_line();
   before = cost();
-  for (int n = 0; n < count; n++) {
-    sqlite3_finalize(fleet[n].insert);
-    sqlite3_finalize(fleet[n].sync);
-    if (sqlite3_close(fleet[n].db) != SQLITE_OK) fail("close", fleet[n].db);
-  }
+  close_all(fleet, count);
   report("close", before, "");
   return 0;
 }
@@ -271,7 +286,7 @@ static int watch(const char *folder, int count) {
 }
 
 int main(int argc, char **argv) {
-  if (argc == 9 && strcmp(argv[1], "host") == 0) return host(argv + 2);
+  if (argc == 10 && strcmp(argv[1], "host") == 0) return host(argv + 2);
   if (argc == 4 && strcmp(argv[1], "watch") == 0) return watch(argv[2], atoi(argv[3]));
   fprintf(stderr, "usage: see the comment on top of bench_fleet.c\n");
   return 2;

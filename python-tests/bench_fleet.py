@@ -1,11 +1,12 @@
 """A thousand databases in one process, one commit a second in each: plain SQLite, the extension, and the real litestream.
 
-    python bench_fleet.py [--small] [--count N] [--seconds S] [--idle S] [--without WHO] [--folder DIR] [--json FILE]
+    python bench_fleet.py [--small] [--count N] [--seconds S] [--settle S] [--idle S] [--without WHO] [--folder DIR] [--json FILE]
 
 `bucket` is the extension with a replica in a bucket of bench_store.py, whose puts take 50 ms.
 
 Each contestant gets a fresh folder with one replica folder a database, and the same application (bench_fleet.c): it opens
-the fleet, commits in turn for S seconds, is idle, and closes. CPU is that of threads: of the application's own, which
+the fleet, commits in turn for S seconds, closes and opens it again, is idle, and closes. Between the open and what is measured
+as idle it lets the fleet settle; nobody has written since, so no upkeep is left to be done. CPU is that of threads: of the application's own, which
 executes SQL, and of all others in its process, or of litestream's process. Memory is the peak above that of the
 application with plain SQLite. Lag is the time from the return of a COMMIT to the moment when the name of the first file
 that was made after it appears in its database's replica. At the end every replica is restored (litestream's with
@@ -53,7 +54,8 @@ class Bench:
     def host(self, folder, replica=None, **environment):
         options = self.options
         with_extension = [harness.EXTENSION, replica, options.uri] if replica else ["-", "-", ""]
-        command = [self.program, "host", folder, options.count, options.seconds, options.idle, *with_extension]
+        command = [self.program, "host", folder, options.count, options.seconds, options.settle, options.idle]
+        command += with_extension
         return harness.Process(command, env=harness.clean_environment(**environment))
 
     def phases(self, host, *names):
@@ -67,15 +69,15 @@ class Bench:
 
     def plain(self, folder):
         with self.host(folder) as host:
-            return self.phases(host, "open", "run", "idle", "close")
+            return self.phases(host, "open", "run", "reopen", "idle", "close")
 
     def ours(self, folder):
         with self.host(folder, f"file://{folder}/replica") as host:
             figures = self.phases(host, "open")
             with Watch(self, folder) as watch:
-                figures |= self.phases(host, "run", "idle")
+                figures |= self.phases(host, "run")
                 lags = watch.lags()
-            figures |= self.phases(host, "close")
+            figures |= self.phases(host, "reopen", "idle", "close")
         restore = lambda n, path: [harness.CLI, "restore", f"file://{folder}/replica/{n:04d}", path]
         return figures | {"lags": lags, "restored": self.verify(folder, restore)}
 
@@ -96,6 +98,8 @@ class Bench:
                 figures["open"]["requests"] = ask("counts")
                 figures |= self.phases(host, "run")
                 figures["run"]["requests"] = ask("counts")
+                figures |= self.phases(host, "reopen")
+                figures["reopen"]["requests"] = ask("counts")
                 figures |= self.phases(host, "idle")
                 figures["idle"]["requests"] = ask("counts")
                 appeared = [[] for _ in range(self.options.count)]
@@ -129,6 +133,7 @@ class Bench:
                 figures["run"]["committing_worker_cpu"] = cpu_of(peer.pid) - started
                 harness.wait_for(lambda: self.is_done(folder), "litestream's last files", WAIT)
                 lags = watch.lags()
+            figures |= self.phases(host, "reopen")
             started = cpu_of(peer.pid)
             figures |= self.phases(host, "idle")
             figures["idle"]["worker_cpu"] = cpu_of(peer.pid) - started
@@ -283,6 +288,7 @@ def arguments():
     parser.add_argument("--small", action="store_true", help="a few seconds, to see that it works")
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--settle", type=float, help="seconds of idleness before it is measured; by default until the pace is slowest")
     parser.add_argument("--idle", type=float)
     parser.add_argument("--uri", default="", help="further options of the database's URI, as &replica_interval=0")
     parser.add_argument("--without", action="append", default=[], choices=CONTESTANTS)
@@ -291,6 +297,7 @@ def arguments():
     options = parser.parse_args()
     options.count = options.count or (50 if options.small else 1000)
     options.seconds = options.seconds or (2 if options.small else 20)
+    options.settle = options.settle if options.settle is not None else (1 if options.small else 65)
     options.idle = options.idle or (1 if options.small else 20)
     return options
 
