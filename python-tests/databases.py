@@ -23,6 +23,14 @@ def url(replica):
     return named if "://" in named else f"file://{named}"
 
 
+def settings_of(replica):
+    """The same as a replica of litestream's configuration."""
+    if not hasattr(replica, "files"):
+        return {"type": "file", "path": str(replica)}
+    place = {"type": "s3", "bucket": "bkt", "path": replica.prefix, "endpoint": replica.server.endpoint}
+    return {**place, "region": "us-east-1", "force-path-style": True}
+
+
 def uri(database, replica=None, **parameters):
     """The URI that opens `database` through replvfs; of a parameter `None` leaves it out."""
     given = {"vfs": "replvfs", "replica": replica and url(replica), **parameters}

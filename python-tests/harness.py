@@ -130,10 +130,10 @@ def older_litestream(version):
     return program
 
 
-def litestream_config(file, database, replica):
+def litestream_config(file, database, replica, more={}):
     """Writes litestream's configuration `file`: fast levels, so that every kind of file appears within seconds.
 
-    `replica`: its kind and place, as litestream's settings.
+    `replica`: its kind and place, `more`: what else is set, as litestream's settings.
     """
     settings = {
         "levels": [{"interval": "1s"}, {"interval": "3s"}],
@@ -142,6 +142,7 @@ def litestream_config(file, database, replica):
         "dbs": [
             {"path": str(database), "monitor-interval": "20ms", "replica": {**replica, "sync-interval": "20ms"}}
         ],
+        **more,
     }
     # JSON is YAML.
     file.write_text(json.dumps(settings))

@@ -87,13 +87,8 @@ def test_every_instant_gives_the_newest_state_until_then(replica, tmp_path):
 def test_litestream_agrees_at_instants_that_are_no_file_s_own(replica, tmp_path, litestream):
     contents = history(tmp_path / "app.db", replica, 8)
     kept = points(replica)
-    if hasattr(replica, "files"):
-        place = {"type": "s3", "bucket": "bkt", "path": replica.prefix, "endpoint": replica.server.endpoint}
-        place = {**place, "region": "us-east-1", "force-path-style": True}
-    else:
-        place = {"type": "file", "path": str(replica)}
     # By configuration: by URL it looks at the times of the uploads first.
-    config = harness.litestream_config(tmp_path / "litestream.yml", tmp_path / "app.db", place)
+    config = harness.litestream_config(tmp_path / "litestream.yml", tmp_path / "app.db", databases.settings_of(replica))
     compared = 0
     for (txid, at), (_, later) in zip(kept, kept[1:]):
         # Theirs leaves out a file of exactly that time.

@@ -28,10 +28,15 @@ pub type TimeOf<'a> = &'a mut dyn FnMut(&FileInfo) -> Result<Timestamp>;
 /// `NotFound` with the first restorable moment for a time before it; those of `time_of`.
 pub fn settle(listing: &[FileInfo], target: Target, time_of: TimeOf<'_>) -> Result<Settled> {
     let Target::At(at) = target else { return Ok(Settled { target, notice: None }) };
-    let ends = ends(listing);
     let points = points(listing);
     // Nothing can be restored: the plan for the newest says why.
-    let Some(first) = points.first() else { return Ok(Settled { target: Target::Newest, notice: None }) };
+    let (Some(first), Some(last)) = (points.first(), points.last()) else {
+        return Ok(Settled { target: Target::Newest, notice: None });
+    };
+    let is_point = |end: &End| points.binary_search_by_key(&end.txid, |p| p.txid).is_ok();
+    // What retention has left of a level inside a file that merges it leads nowhere by itself.
+    let (ends, merged): (Vec<End>, Vec<End>) =
+        ends(listing).into_iter().partition(|end| end.txid > last.txid || is_point(end));
     let found = newest_until(&ends, at, time_of)?.filter(|(end, _)| end.txid >= first.txid);
     let Some((end, time)) = found else {
         return Err(Error::not_found(format!(
@@ -42,20 +47,29 @@ pub fn settle(listing: &[FileInfo], target: Target, time_of: TimeOf<'_>) -> Resu
     };
     let is_newest = ends.last().is_some_and(|newest| newest.txid == end.txid);
     let next = ends.iter().find(|next| next.txid > end.txid);
-    let ends_in_a_gap = next.filter(|next| points.binary_search_by_key(&next.txid, |p| p.txid).is_err());
+    let ends_in_a_gap = next.filter(|next| !is_point(next));
+    let left = merged.iter().find(|m| m.txid > end.txid && next.is_none_or(|next| m.txid < next.txid));
     let notice = if is_newest && at > time {
         Some(format!(
             "{at} is later than the newest state of the replica, that of {time}, txid {}",
             shown(end.txid)
         ))
+    } else if let Some(next) = ends_in_a_gap {
+        Some(format!(
+            "files are missing between txid {} and {}: what was captured between {time} and {at} is in none",
+            shown(end.txid),
+            shown(next.txid)
+        ))
+    } else if let Some(left) = left
+        && time_of(&left.file)? <= at
+    {
+        Some(format!(
+            "what was captured between {time} and {at} is merged with what came later: restored is the state of {time}, \
+             txid {}",
+            shown(end.txid)
+        ))
     } else {
-        ends_in_a_gap.map(|next| {
-            format!(
-                "files are missing between txid {} and {}: what was captured between {time} and {at} is in none",
-                shown(end.txid),
-                shown(next.txid)
-            )
-        })
+        None
     };
     Ok(Settled { target: Target::Txid(end.txid), notice })
 }
@@ -171,6 +185,34 @@ mod tests {
         assert_eq!(txid_at(&files, 45), 3);
         assert_eq!(txid_at(&files, 50), 5, "the merged file knows better than the snapshot");
         assert_eq!(txid_at(&[(9, 1, 3, 45)], 46), 3);
+    }
+
+    #[test]
+    fn what_is_left_of_a_level_inside_a_merged_file_leads_nowhere() {
+        // Level 0 has expired up to 5, the merged file goes on to 7.
+        let files = [
+            (9, 1, 3, 30),
+            (1, 4, 7, 70),
+            (0, 6, 6, 60),
+            (0, 7, 7, 70),
+            (0, 8, 8, 80),
+            (0, 9, 9, 90),
+            (0, 10, 10, 99),
+        ];
+        for (at, txid) in [(30, 3), (59, 3), (60, 3), (69, 3), (70, 7), (85, 8), (90, 9)] {
+            assert_eq!(txid_at(&files, at), txid, "{at}");
+        }
+        for at in [30, 59, 70, 85] {
+            assert_eq!(settled(&files, at).0.unwrap().notice, None, "{at}");
+        }
+        assert_eq!(
+            settled(&files, 65).0.unwrap().notice.unwrap(),
+            "what was captured between 1970-01-01T00:00:00.030Z and 1970-01-01T00:00:00.065Z is merged with what came \
+             later: restored is the state of 1970-01-01T00:00:00.030Z, txid 3 (0000000000000003)"
+        );
+        let without_a_beginning = [&[(1, 2, 3, 30)], &files[1..], &[(9, 1, 7, 70)]].concat();
+        let error = settled(&without_a_beginning, 65).0.unwrap_err();
+        assert!(error.to_string().contains("1970-01-01T00:00:00.070Z, of txid 7"), "{error}");
     }
 
     #[test]
