@@ -123,7 +123,7 @@ impl Client for FileReplica {
     /// The change time of a file made for it: of a folder on another machine its clock, not ours.
     fn now(&self) -> Result<Option<Timestamp>> {
         self.check_root()?;
-        let temp = Temp::create(&self.root.join("clock"))?;
+        let temp = Temp::unnamed(&self.root.join("clock"))?;
         let metadata = temp.file().metadata().map_err(|e| Error::io("look at", temp.path(), e))?;
         let stat = FileStat::from_metadata(&metadata);
         Ok(Some(Timestamp(stat.changed_ns / NS_PER_MS as i64)))

@@ -197,6 +197,7 @@ impl Log {
             }
             other => other?,
         }
+        durable::remove_stale(folder)?;
         durable::remove_stale(&folder.join("ltx"))?;
         Ok(Log { folder: folder.to_owned() })
     }

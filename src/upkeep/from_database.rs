@@ -15,7 +15,6 @@ use std::path::Path;
 use super::{merge, source::Source};
 use crate::catalog::{Target, chain_to};
 use crate::error::{Error, Result};
-use crate::fs::durable::Temp;
 use crate::ltx::{Encoder, Header, Proof, WalSpan, page_checksum};
 use crate::replica::{Client, describe, open_decoder};
 use crate::staging::log::Recorded;
@@ -79,7 +78,7 @@ pub fn snapshot(
     let range = TxidRange { min: Txid::FIRST, max: txid };
     let proof = Some(Proof { pre: Checksum::EMPTY, post });
     let header = Header { range, proof, wal: WalSpan::NONE, writer_id: 0, ..stored };
-    let temp = Temp::create(&scratch.join("merge"))?;
+    let temp = merge::unfinished(scratch)?;
     let files = Files { client, steps: &chain.steps, sources: Vec::new() };
     let mut pages = Pages { database, page_size: header.page_size, files };
     if !pages.write(Encoder::new(merge::writer(&temp), header)?, must_stop)? {

@@ -1,7 +1,7 @@
 //! Merges files of a replica into new ones.
 //!
-//! A merged file is built in a scratch folder and then created in the replica, where it appears whole. At most
-//! [`INPUTS_MAX`] files are open at once; a longer chain is merged in rounds.
+//! A merged file is built in a scratch folder, where a crash leaves nothing, and then created in the replica, where it
+//! appears whole. At most [`INPUTS_MAX`] files are open at once; a longer chain is merged in rounds.
 //!
 //! What is merged must link from its first file to its last; a merged file keeps pre and post checksum and the time of its
 //! last input. A level-0 file that does not link to the one after it is a leftover of a writer that came too late, and is
@@ -9,7 +9,7 @@
 
 use crate::catalog::{Chain, Target, chain_to};
 use crate::error::{Error, Kind, Result};
-use crate::fs::durable::Temp;
+use crate::fs::durable::{self, Temp};
 use crate::ltx::merge::check_link;
 use crate::ltx::{Decoder, Header, Proof, Summary, merge};
 use crate::replica::{Client, ReadSeek, open_decoder};
@@ -245,13 +245,13 @@ fn merge_snapshot(inputs: Vec<Input>, scratch: &Path) -> Result<(Temp, Summary)>
     let merged = merge::merged_header(&headers)?;
     let proof = merged.proof.map(|proof| Proof { pre: Checksum::EMPTY, post: proof.post });
     let range = TxidRange { min: Txid::FIRST, max: merged.range.max };
-    let temp = Temp::create(&scratch.join("merge"))?;
+    let temp = unfinished(scratch)?;
     let summary = merge::merge_as(inputs, Header { range, proof, ..merged }, writer(&temp))?;
     Ok((temp, summary))
 }
 
 fn merge_part(inputs: Vec<Input>, scratch: &Path) -> Result<(Temp, Header)> {
-    let temp = Temp::create(&scratch.join("merge"))?;
+    let temp = unfinished(scratch)?;
     let summary = merge::merge(inputs, writer(&temp))?;
     Ok((temp, summary.header))
 }
@@ -259,6 +259,13 @@ fn merge_part(inputs: Vec<Input>, scratch: &Path) -> Result<(Temp, Header)> {
 fn merge_parts(parts: &[(Temp, Header)], scratch: &Path) -> Result<(Temp, Header)> {
     let opened = parts.iter().map(|(part, _)| open_part(part)).collect::<Result<Vec<_>>>()?;
     merge_part(opened, scratch)
+}
+
+/// For what nobody needs after a crash: without a name where the filesystem can do that, else in place of what dead ones left.
+pub(super) fn unfinished(scratch: &Path) -> Result<Temp> {
+    let target = scratch.join("merge");
+    durable::remove_stale_of(&target);
+    Temp::unnamed(&target)
 }
 
 fn open_part(part: &Temp) -> Result<Input> {

@@ -12,14 +12,14 @@
 //!
 //! Ages are by the store's clock, of when it took the object; never by a local clock or by what a header says. Level 0 goes in
 //! ascending order, one confirmed before the next, so that who finds N+1 gone finds N gone too: writers and readers lean on
-//! it. Nothing is deleted because of a file of the same or a lower level, so two that delete by different listings never
+//! it. Then goes what starts at txid 1, then the rest, so that a run which breaks off looks like no damage. Nothing is deleted because of a file of the same or a lower level, so two that delete by different listings never
 //! rely on what the other removes.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::catalog::{Target, chain_to};
-use crate::types::{FileInfo, Identity, Level, Timestamp, TxidRange};
+use crate::types::{FileInfo, Identity, Level, Timestamp, Txid, TxidRange};
 
 /// How long files stay; zero: for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ fn base(listing: &[FileInfo], window: Duration, now: Timestamp) -> Option<FileIn
 
 /// What goes because `base` is the base.
 fn expired_merged(listing: &[FileInfo], base: &FileInfo) -> Vec<FileInfo> {
-    let mut gone = Vec::new();
+    let mut gone: Vec<FileInfo> = Vec::new();
     for level in Level::all().filter(|&level| level != Level::CAPTURED) {
         let reached = reach(listing, level);
         let files = by_min(listing, level);
@@ -118,6 +118,9 @@ fn expired_merged(listing: &[FileInfo], base: &FileInfo) -> Vec<FileInfo> {
         };
         gone.extend(files.iter().filter(is_below));
     }
+    // What something can be built on first, the oldest first: wherever this breaks off, all that comes after the oldest
+    // state that is left can be restored.
+    gone.sort_by_key(|f| (f.range.min != Txid::FIRST, f.range.max));
     gone
 }
 
@@ -184,12 +187,12 @@ mod tests {
             (0, 41, 41, 2 * day),
         ];
         assert_eq!(gone(&files, 2 * day - 1, POLICY), [(1, 1, 10)], "the first snapshot is the base");
-        assert_eq!(gone(&files, 2 * day, POLICY), [(1, 1, 10), (1, 11, 20), (2, 1, 20), (9, 1, 10)]);
+        assert_eq!(gone(&files, 2 * day, POLICY), [(1, 1, 10), (9, 1, 10), (2, 1, 20), (1, 11, 20)]);
         assert_eq!(gone(&files, 2 * day, Policy { window: Duration::ZERO, ..POLICY }), []);
         let of_larger_end = [&files[..], &[(9, 1, 15, 3 * day)]].concat();
         assert_eq!(
             gone(&of_larger_end, 2 * day, POLICY),
-            [(1, 1, 10), (1, 11, 20), (2, 1, 20), (9, 1, 10), (9, 1, 15)],
+            [(1, 1, 10), (9, 1, 10), (9, 1, 15), (2, 1, 20), (1, 11, 20)],
             "newest is by txid, not by time"
         );
     }
