@@ -256,6 +256,18 @@ impl Uploader {
                 return Ok(Outcome::Stored);
             }
         }
+        let end = others.iter().map(|f| f.range.max).max();
+        if end < sealed.txid.previous() {
+            // It continues what is in no file, and is the only one that holds it.
+            self.client.delete(file)?;
+            return Ok(Outcome::Fenced(format!(
+                "{} ends at txid {}, before what this database had sent: an older copy of it was put back, or its newest \
+                 files were deleted; what was added was taken back and stays in the local log: put the newer replica back \
+                 and open again",
+                self.client.url(),
+                end.expect("BUG: other files without an end"),
+            )));
+        }
         let newer = others.iter().any(|f| f.level == Level::CAPTURED && f.range.max > sealed.txid);
         if newer {
             self.client.delete(file)?;

@@ -57,6 +57,8 @@ pub struct Prepared {
     verdict: Option<Verdict>,
     pub(super) found: Option<AtRest>,
     pub(super) restored: Option<restore::Restored>,
+    /// Groups that were not sent were taken out of the log, and kept.
+    pub(super) kept_aside: bool,
     pub(super) rolled: Option<Rolled>,
     /// The file as it was when it was looked at.
     pub(super) looked_at: Option<FileStat>,
@@ -107,6 +109,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
             verdict: None,
             found: None,
             restored: None,
+            kept_aside: false,
             rolled: None,
             looked_at: None,
         });
@@ -180,12 +183,13 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         verdict: Some(verdict),
         found: looked.whole,
         restored: None,
+        kept_aside: false,
         rolled,
         looked_at,
     };
     match verdict {
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
-        Verdict::Restore => prepared.restore(&findings.unsent).map(|()| prepared),
+        Verdict::Restore => prepared.restore(&findings).map(|()| prepared),
         _ => Ok(prepared),
     }
 }

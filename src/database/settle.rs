@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::at_open::{Base, Verdict};
+use super::at_open::{Base, Findings, Verdict, following};
 use super::look::unsent;
 use super::prepare::Prepared;
 use super::roll_forward::Rolled;
@@ -12,22 +12,29 @@ use crate::error::{Error, Result};
 use crate::fs::FileStat;
 use crate::restore;
 use crate::staging::checksums::PageChecksums;
-use crate::staging::log::{Recorded, Sealed};
+use crate::staging::log::Recorded;
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
 use crate::types::{Checksum, Pgno, Position};
-use crate::upload::{Head, Uploader};
+use crate::upload::{Head, Outcome, Uploader};
 
 impl Prepared {
-    /// Puts the database there, before its file is opened.
-    pub(super) fn restore(&mut self, unsent: &[Sealed]) -> Result<()> {
+    /// Puts the database there, before its file is opened. Unsent groups that do not follow the replica are kept aside.
+    pub(super) fn restore(&mut self, findings: &Findings) -> Result<()> {
         let path = &self.settings.database;
         let newest = self.head.as_ref().map(|h| h.file);
+        let follow = following(&findings.unsent, findings.head);
         let mut uploader = Uploader::new(Arc::clone(&self.home.client), newest, self.settings.retention.l0);
-        for sealed in unsent.iter().filter(|s| self.head.as_ref().is_none_or(|h| s.txid > h.txid())) {
-            uploader.put(&self.log, sealed)?;
+        for sealed in &follow {
+            if let Outcome::Fenced(why) = uploader.put(&self.log, sealed)? {
+                return Err(Error::conflict(why));
+            }
         }
         uploader.make_durable()?;
+        if follow.is_empty() && !findings.unsent.is_empty() {
+            self.log.set_aside(&findings.unsent)?;
+            self.kept_aside = true;
+        }
         if FileStat::of(path).is_ok_and(|s| s.size == 0) {
             std::fs::remove_file(path).map_err(|e| Error::io("remove the empty", path, e))?;
         }
@@ -105,6 +112,7 @@ impl Prepared {
             }
             Verdict::Restore => {
                 let restored = self.restored.take().expect("BUG: restored without a result");
+                let recorded = self.log.recorded()?;
                 self.log.reset()?;
                 forget(state, noted, checksums);
                 let pages = restored.page_checksums.unwrap_or_default();
@@ -112,11 +120,15 @@ impl Prepared {
                 let pages = (1u32..).filter_map(Pgno::new).zip(pages).filter(|&(p, _)| p != lock);
                 self.rebase(checksums, restored.page_size, restored.page_count, pages)?;
                 state.set_acknowledged(0, head);
-                Ok((
-                    Phase::Live,
-                    Some(format!("restored from {url} at txid {}", restored.position.txid)),
-                    None,
-                ))
+                let mut event = format!("restored from {url} at txid {}", restored.position.txid);
+                if let Some(stood) = recorded.filter(|r| r.position.txid > restored.position.txid) {
+                    event += &format!(", where the log stood at {}", stood.position);
+                }
+                if self.kept_aside {
+                    event +=
+                        &format!("; groups that were not sent are in {}/saved", self.log.folder().display());
+                }
+                Ok((Phase::Live, Some(event), None))
             }
             Verdict::RollForward(_) => {
                 let rolled = self.rolled.take().expect("BUG: rolled forward without a result");
@@ -144,15 +156,27 @@ impl Prepared {
                 };
                 Ok((Phase::Cold, Some(event), None))
             }
-            Verdict::Fence => {
-                let text = format!(
-                    "another writer won in {url} while this database had commits that are not there; its files stay \
-                     in {}",
-                    self.log.folder().display()
-                );
-                Ok((Phase::Fenced, None, Some(text)))
-            }
+            Verdict::Fence => Ok((Phase::Fenced, None, Some(self.fenced(state)))),
             Verdict::Refuse(_) => unreachable!("BUG: a refused open does not go on"),
+        }
+    }
+
+    /// Why nothing is sent.
+    fn fenced(&self, state: &State) -> String {
+        let (url, folder) = (self.home.client.url(), self.log.folder().display());
+        let head = self.head.as_ref();
+        let end = head.and_then(|h| Some((h.txid(), h.header.proof?.post)));
+        let past = state.positions().find(|p| Some((p.txid, p.checksum)) == end);
+        match past {
+            Some(past) => format!(
+                "{url} ends at txid {}, an earlier state of this database: an older copy of the replica was put back, or its \
+                 newest files were deleted; nothing is sent, and nothing is lost here: put the newer replica back and open \
+                 again, or, to go on from this one, move {folder} away and open with replica_on_behind=keep",
+                past.txid
+            ),
+            None => format!(
+                "another writer won in {url} while this database had commits that are not there; its files stay in {folder}"
+            ),
         }
     }
 
