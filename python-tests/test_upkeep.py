@@ -208,8 +208,8 @@ def test_replica_that_nobody_writes_is_finished_and_left_alone(tmp_path, start):
         harness.wait_for(lambda: [r[1] for r in ranges(near, 9)] == [newest] and len(ranges(near, 0)) == 2, "its end", 60)
 
         def is_silent():
-            before = len(proxy.requests)
-            harness.wait_for(lambda: len(proxy.requests) > before, "a request", 6)
+            before = proxy.requests.total()
+            harness.wait_for(lambda: proxy.requests.total() > before, "a request", 6)
 
         def has_ended():
             try:
@@ -261,6 +261,35 @@ def test_what_was_uploaded_is_verified_in_the_background(tmp_path, replica):
     assert error.startswith(f"file://{replica} is damaged: level 0 file {damaged.name}"), error
     assert row()[0] == 1, "proven up to before it"
     c.close()
+
+
+def test_what_was_sent_is_merged_without_reading_it_back(tmp_path, start):
+    server = start("moto")
+    near = s3_servers.Bucket(server, "tests/sent")
+    read = set()
+
+    def plan(request):
+        if request.method == "GET" and request.key.endswith(".ltx"):
+            read.add(request.key)
+
+    with Proxy(server, plan) as proxy:
+        far = s3_servers.Bucket(server, near.prefix, proxy)
+        settings = {"replica_levels": "1s,off,off", "replica_interval": "0", "replica_snapshot_interval": "1h"}
+        c = connect(tmp_path / "app.db", far, **settings)
+        c.execute("CREATE TABLE t(x)")
+
+        def is_merged():
+            c.execute("INSERT INTO t VALUES (randomblob(2000))")
+            sync(c)
+            return len(ranges(near, 1)) == 4
+
+        harness.wait_for(is_merged, "four files at level 1")
+        c.close()
+    merged = ranges(near, 1)
+    # Of each merged file the header of the last group in it is looked at.
+    assert merged[-1][1] > 4 * len(merged) >= len(read) > 0, (merged, read)
+    assert list((tmp_path / "app.db-replica" / "sent").iterdir()) == []
+    assert databases.assert_equal(near, tmp_path / "app.db") > merged[-1][1]
 
 
 def test_levels_that_are_off_are_left_out(tmp_path, replica):

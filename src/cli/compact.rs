@@ -63,6 +63,7 @@ impl Compact {
             policy,
             scratch: &scratch,
             database: &|| Ok(None),
+            copy: &|_| None,
             must_stop: &|| false,
         };
         let done = keeper.run(newest, clock::now())?;

@@ -92,6 +92,7 @@ impl Database {
             notices[0].error(error);
         }
         let page_size = parts.engine.recorded.map(|r| r.page_size);
+        let upkeep = Upkeep::new(parts.engine.name, &parts.log, &parts.settings);
         let database = Database {
             path: parts.settings.database.clone(),
             settings: parts.settings,
@@ -104,7 +105,7 @@ impl Database {
             exclusive_wal: ExclusiveWal::default(),
             tickets: Tickets::default(),
             gate: parts.gate,
-            upkeep: Upkeep::of(parts.engine.name),
+            upkeep,
             verifying: Verifying::of(parts.engine.replicas.len()),
             writes: AtomicU64::new(0),
             standing: Standing::default(),

@@ -34,6 +34,7 @@ use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Log};
 use crate::staging::noted::NotedSet;
+use crate::staging::sent;
 use crate::staging::state::State;
 use crate::types::{Level, PageSize, Pgno, Position, Txid};
 use crate::upload::{Head, Uploader};
@@ -236,6 +237,7 @@ impl Prepared {
             }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
             self.log.end_rolling()?;
+            sent::remove_all(&self.log)?;
             if matches!(verdict, Verdict::RollForward(_) | Verdict::Restore) {
                 state.set_tag(tag_put_there(&live, &checksums)?);
             }

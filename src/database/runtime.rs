@@ -238,6 +238,7 @@ impl Runtime {
         }
         // What stays says nothing new, and goes when the log is next worked on.
         let _ = engine.groups.forget_unneeded(&database.log);
+        let _ = database.upkeep.sent.lock().clear();
         leave(database, &engine.live);
         engine.lock = None;
         database.users.lock().take();

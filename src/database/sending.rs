@@ -184,6 +184,7 @@ impl Engine {
     /// Somebody emptied the home replica: numbering starts over with all pages.
     pub(super) fn start_over(&mut self, db: &Database) -> Result<()> {
         let old = self.recorded.map(|r| r.position.to_string()).unwrap_or_default();
+        db.upkeep.sent.lock().clear()?;
         db.log.reset()?;
         self.groups = Groups::default();
         self.stored = None;
@@ -242,7 +243,8 @@ impl Engine {
         let everywhere = (0..self.replicas.len()).map(|i| db.state.acknowledged(i)).min().flatten();
         let full = self.groups.bytes() > db.settings.log_bytes_max;
         let gone = if full { db.state.acknowledged(0) } else { everywhere };
-        gone.map_or(Ok(()), |txid| self.groups.forget_to(&db.log, txid, db.state.log_durable()))
+        let Some(gone) = gone else { return Ok(()) };
+        self.groups.forget_to(&db.log, gone, db.state.log_durable(), &mut db.upkeep.sent.lock())
     }
 }
 

@@ -19,13 +19,18 @@ use super::followed::Database;
 use super::runtime::Runtime;
 use crate::capture::Phase;
 use crate::clock;
+use crate::config::{ReplicaUrl, Settings};
 use crate::error::{Kind, Result};
 use crate::lock::Mutex;
+use crate::staging::log::Log;
+use crate::staging::sent::Sent;
 use crate::staging::sums::Sums;
 use crate::types::{Checksum, Pgno, Timestamp};
 use crate::upkeep::levels::next_tick;
 use crate::upkeep::{DatabaseAt, Keeper, keeper::Done};
 
+/// Bytes of sent groups that are kept until they are merged: what a busy database sends in 30 s, mostly.
+const SENT_BYTES_MAX: u64 = 16 << 20;
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(30);
 /// Longest wait for the engine, which lets go when what it seals is sent.
@@ -38,11 +43,17 @@ pub struct Upkeep {
     engine: u64,
     // Guards when the next run is due; `None`: none is.
     due: Mutex<Option<Instant>>,
+    // Guards what was sent and is not merged yet.
+    pub(super) sent: Mutex<Sent>,
 }
 
 impl Upkeep {
-    pub fn of(engine: u64) -> Upkeep {
-        Upkeep { engine, due: Mutex::new(None) }
+    pub fn new(engine: u64, log: &Log, settings: &Settings) -> Upkeep {
+        // A folder is read as cheaply as the log.
+        let reads_back = matches!(settings.replicas[0], ReplicaUrl::Bucket(..));
+        let merges = !settings.levels.rungs().is_empty();
+        let bytes_max = if reads_back && merges { SENT_BYTES_MAX.min(settings.log_bytes_max / 4) } else { 0 };
+        Upkeep { engine, due: Mutex::new(None), sent: Mutex::new(Sent::new(log, bytes_max)) }
     }
 }
 
@@ -132,9 +143,13 @@ impl Database {
             policy: self.settings.retention,
             scratch: self.log.folder(),
             database: &|| self.database_at(index),
+            copy: &|file| if index == 0 { self.upkeep.sent.lock().open(file) } else { None },
             must_stop: &|| !self.may_keep(),
         };
         let done = keeper.run(newest, clock::now())?;
+        if let Some(merged) = done.merged.filter(|_| index == 0) {
+            self.upkeep.sent.lock().forget_to(merged)?;
+        }
         if done.created > 0 {
             self.wants_verification();
         }

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::sent::{self, Sent};
 use crate::error::{Error, Kind, Result};
 use crate::fs::LockFile;
 use crate::fs::durable::{self, Temp};
@@ -120,17 +121,25 @@ impl Groups {
         self.added.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
     }
 
-    /// Removes those up to `txid` from the log, the newest of them when the next group is sealed. The newest of all stays,
+    /// Removes those up to `txid` from the log, into `sent` if that keeps any; else the newest of them when the next group is
+    /// sealed, which is written in its place. The newest of all stays,
     /// and so does `durable`: until a later one survives a loss of power, it alone says afterwards where the history stood.
     ///
     /// # Errors
     /// `Io`.
-    pub fn forget_to(&mut self, log: &Log, txid: Txid, durable: Option<Txid>) -> Result<()> {
+    pub fn forget_to(&mut self, log: &Log, txid: Txid, durable: Option<Txid>, sent: &mut Sent) -> Result<()> {
         let newest = self.newest();
         let gone = |t: &Txid| *t <= txid && Some(*t) != newest && Some(*t) != durable;
         let mut gone: Vec<Txid> = self.sizes.range(..=txid).map(|(&t, _)| t).filter(gone).collect();
-        self.unneeded = gone.pop();
-        gone.into_iter().try_for_each(|txid| self.forget(log, txid))
+        if !sent.keeps() {
+            self.unneeded = gone.pop();
+            return gone.into_iter().try_for_each(|txid| self.forget(log, txid));
+        }
+        for txid in gone {
+            sent.take(log, txid, self.sizes.get(&txid).copied().unwrap_or(0))?;
+            self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
+        }
+        Ok(())
     }
 
     fn forget(&mut self, log: &Log, txid: Txid) -> Result<()> {
@@ -383,6 +392,7 @@ impl Log {
         for (_, path) in self.bases()? {
             remove(&path)?;
         }
+        sent::remove_all(self)?;
         durable::sync_folder(&self.folder.join("ltx"))?;
         durable::sync_folder(&self.folder)
     }
@@ -495,10 +505,10 @@ mod tests {
             seal(&log, n).unwrap();
         }
         let txid = |n| Txid::new(n).unwrap();
-        let mut groups = Groups::read(&log).unwrap();
+        let (mut groups, mut none) = (Groups::read(&log).unwrap(), Sent::new(&log, 0));
         assert_eq!(groups.after(Some(txid(3))), [txid(4), txid(5)]);
         assert_eq!(groups.bytes(), 3 * Header::BYTES as u64);
-        groups.forget_to(&log, txid(3), None).unwrap();
+        groups.forget_to(&log, txid(3), None, &mut none).unwrap();
         assert_eq!(
             (groups.bytes(), log.txids().unwrap().len()),
             (2 * Header::BYTES as u64, 3),
@@ -506,9 +516,9 @@ mod tests {
         );
         seal(&log, 6).unwrap();
         groups.add(log.sealed(txid(6)).unwrap());
-        groups.forget_to(&log, txid(9), Some(txid(4))).unwrap();
+        groups.forget_to(&log, txid(9), Some(txid(4)), &mut none).unwrap();
         assert_eq!(log.txids().unwrap(), [txid(4), txid(5), txid(6)], "what survives a loss of power stays");
-        groups.forget_to(&log, txid(9), Some(txid(6))).unwrap();
+        groups.forget_to(&log, txid(9), Some(txid(6)), &mut none).unwrap();
         assert_eq!(groups.bytes(), Header::BYTES as u64);
         assert_eq!(log.txids().unwrap(), [txid(5), txid(6)]);
         let temp = groups.take_unneeded(&log).unwrap().expect("5 is there and nobody needs it");

@@ -8,6 +8,7 @@
 //! noted         mapped: the noted set, two bits a page (`noted`)
 //! checksums     mapped: checksum of each page as of the newest sealed group (`checksums`)
 //! base          position from which the log starts, when that is not the beginning (`log`)
+//! sent/         groups that were acknowledged, until they are merged (`sent`)
 //! ltx/          sealed groups, one level-0 LTX file each; the newest one always stays (`log`)
 //! ```
 //!
@@ -19,5 +20,6 @@ pub mod checksums;
 pub mod log;
 pub mod noted;
 pub mod seed;
+pub mod sent;
 pub mod state;
 pub mod sums;

@@ -177,6 +177,7 @@ impl Day {
             policy: self.policy,
             scratch: self.scratch.path(),
             database: &|| Ok(None),
+            copy: &|_| None,
             must_stop: &|| false,
         };
         let newest = Txid::new(self.oracle.len() as u64).unwrap();

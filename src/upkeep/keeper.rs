@@ -13,7 +13,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::from_database::{self, Ask, Made};
-use super::levels::{Levels, next_tick, tick};
+use super::levels::{Levels, Rung, next_tick, tick};
+use super::merge::{Copy, Sources};
 use super::retention::{Policy, expired, next_expiry, stored_at};
 use super::{due, merge};
 use crate::error::{Kind, Result};
@@ -25,6 +26,8 @@ const EXPIRY_PACE: Duration = Duration::from_secs(15);
 
 pub struct Keeper<'a> {
     pub client: &'a dyn Client,
+    /// Asked for a copy of a stored level-0 file, acknowledged as it is.
+    pub copy: &'a Copy<'a>,
     pub levels: &'a Levels,
     pub policy: Policy,
     /// A folder for what is not finished, on a disk with room for it.
@@ -40,6 +43,8 @@ pub struct Keeper<'a> {
 pub struct Done {
     pub created: usize,
     pub deleted: usize,
+    /// Level-0 files up to here are in a higher level.
+    pub merged: Option<Txid>,
     /// When there is something to do if nothing is written until then.
     pub next: Option<Timestamp>,
 }
@@ -54,9 +59,7 @@ impl Keeper<'_> {
         let mut listing = self.client.list_all()?;
         let store_now = self.store_now(&listing)?;
         for rung in self.levels.rungs() {
-            while !(self.must_stop)()
-                && merge::climb(self.client, &mut listing, rung, newest, now, self.scratch)?
-            {
+            while !(self.must_stop)() && self.climb(&mut listing, rung, newest, now)? {
                 done.created += 1;
             }
         }
@@ -79,8 +82,22 @@ impl Keeper<'_> {
                 done.deleted += 1;
             }
         }
+        let rungs = self.levels.rungs();
+        done.merged = rungs.first().and_then(|rung| Txid::new(due::end_of(&listing, rung.level)));
         done.next = self.next(&listing, newest, now, store_now);
         Ok(done)
+    }
+
+    fn climb(&self, listing: &mut Vec<FileInfo>, rung: Rung, newest: Txid, now: Timestamp) -> Result<bool> {
+        let sources = Sources { client: self.client, copy: self.copy };
+        match merge::climb(&sources, listing, rung, newest, now, self.scratch) {
+            // A copy that is not what was sent: the store has what was.
+            Err(error) if error.kind() == Kind::Corrupt => {
+                let sources = Sources { client: self.client, copy: &|_| None };
+                merge::climb(&sources, listing, rung, newest, now, self.scratch)
+            }
+            other => other,
+        }
     }
 
     /// `None`: it had to stop.

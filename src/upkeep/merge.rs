@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
 use crate::ltx::merge::check_link;
 use crate::ltx::{Decoder, Header, Proof, Summary, merge};
-use crate::replica::{Client, ReadSeek, open_decoder};
+use crate::replica::{Client, ReadSeek, check_range, describe, open_decoder};
 use crate::types::{Checksum, FileInfo, Level, Timestamp, Txid, TxidRange};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom};
@@ -35,7 +35,7 @@ type Input = Decoder<Box<dyn ReadSeek>>;
 /// `Corrupt` with file, offset and reason for a damaged source; `NotFound` or `Conflict` when one was deleted or made anew
 /// meanwhile; else as the store says.
 pub fn climb(
-    client: &dyn Client,
+    sources: &Sources<'_>,
     listing: &mut Vec<FileInfo>,
     rung: Rung,
     newest: Txid,
@@ -44,9 +44,9 @@ pub fn climb(
 ) -> Result<bool> {
     for _ in 0..=LEFTOVERS_MAX {
         let Some(merge) = next_merge(listing, rung, newest, now) else { return Ok(false) };
-        match merge_steps(client, &merge, scratch)? {
+        match merge_steps(sources, &merge, scratch)? {
             Merged::File(temp, header) => {
-                listing.push(create(client, merge.level, &header, &temp)?);
+                listing.push(create(sources.client, merge.level, &header, &temp)?);
                 return Ok(true);
             }
             Merged::Leftover(file) => listing.retain(|other| !other.same_object(&file)),
@@ -54,8 +54,43 @@ pub fn climb(
     }
     Err(Error::corrupt(format!(
         "{} holds more than {LEFTOVERS_MAX} files at level 0 that belong to another history",
-        client.url()
+        sources.client.url()
     )))
+}
+
+/// Gives a copy of a stored file, if there is one.
+pub type Copy<'a> = dyn Fn(&FileInfo) -> Option<File> + 'a;
+
+/// Where the files come from that are merged.
+pub struct Sources<'a> {
+    pub client: &'a dyn Client,
+    pub copy: &'a Copy<'a>,
+}
+
+impl Sources<'_> {
+    fn open(&self, file: &FileInfo) -> Result<Input> {
+        let Some(copy) = (self.copy)(file) else { return open_decoder(self.client, file) };
+        let decoder =
+            Decoder::new(Box::new(copy) as Box<dyn ReadSeek>, format!("a copy of {}", describe(file)))?;
+        check_range(file, decoder.header().range)?;
+        Ok(decoder)
+    }
+
+    fn header_of(&self, file: &FileInfo) -> Result<Header> {
+        Ok(*self.open(file)?.header())
+    }
+
+    /// A merged file made of copies must end as the stored file does that it ends with.
+    fn check_end(&self, last: &FileInfo, header: &Header) -> Result<()> {
+        if (self.copy)(last).is_none() {
+            return Ok(());
+        }
+        let stored = header_of(self.client, last)?;
+        if stored.proof.map(|proof| proof.post) == header.proof.map(|proof| proof.post) {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("{} does not end as the copy of it", describe(last))))
+    }
 }
 
 /// Creates a finished file in the replica, and makes it last. Where another keeper has made the same, that is as good.
@@ -78,18 +113,18 @@ enum Merged {
 }
 
 /// Merges the steps up to the first that has another page size: no merge spans that.
-fn merge_steps(client: &dyn Client, merge: &Merge, scratch: &Path) -> Result<Merged> {
+fn merge_steps(sources: &Sources<'_>, merge: &Merge, scratch: &Path) -> Result<Merged> {
     let mut parts: Vec<(Temp, Header)> = Vec::new();
     let mut before: Option<(FileInfo, Header)> = None;
     for chunk in merge.steps.chunks(INPUTS_MAX) {
         let mut inputs = Vec::with_capacity(chunk.len());
         for step in chunk {
-            let input = open_decoder(client, step)?;
+            let input = sources.open(step)?;
             let header = *input.header();
             if before.is_some_and(|(_, before)| before.page_size != header.page_size) {
                 break;
             }
-            if let Some(leftover) = leftover_before(client, &before, step, &header)? {
+            if let Some(leftover) = leftover_before(sources, &before, step, &header)? {
                 return Ok(Merged::Leftover(leftover));
             }
             before = Some((*step, header));
@@ -108,12 +143,13 @@ fn merge_steps(client: &dyn Client, merge: &Merge, scratch: &Path) -> Result<Mer
     }
     if let (Some(next), Some((step, _))) = (merge.next, before)
         && next.range.min == step.range.max.next()
-        && let Some(leftover) = leftover_before(client, &before, &next, &header_of(client, &next)?)?
+        && let Some(leftover) = leftover_before(sources, &before, &next, &sources.header_of(&next)?)?
     {
         return Ok(Merged::Leftover(leftover));
     }
     let (temp, header) =
         if parts.len() == 1 { parts.pop().expect("BUG: one part") } else { merge_parts(&parts, scratch)? };
+    before.map_or(Ok(()), |(last, _)| sources.check_end(&last, &header))?;
     Ok(Merged::File(temp, header))
 }
 
@@ -122,7 +158,7 @@ fn merge_steps(client: &dyn Client, merge: &Merge, scratch: &Path) -> Result<Mer
 /// # Errors
 /// `Corrupt` for other files that do not link.
 fn leftover_before(
-    client: &dyn Client,
+    sources: &Sources<'_>,
     before: &Option<(FileInfo, Header)>,
     step: &FileInfo,
     header: &Header,
@@ -130,7 +166,7 @@ fn leftover_before(
     let Some((file, previous)) = before else { return Ok(None) };
     match check_link(previous, header) {
         Err(error) if !are_captured(file, step) => Err(error),
-        Err(_) => check_undamaged(client, file, step).map(|()| Some(*file)),
+        Err(_) => check_undamaged(sources.client, file, step).map(|()| Some(*file)),
         Ok(()) => Ok(None),
     }
 }
@@ -297,6 +333,7 @@ mod tests {
     use crate::types::{PageSize, Pgno};
     use crate::upkeep::sample::{State, checksum, fill, replica};
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     fn check(txids: u64, tail: u64) {
         let folder = Folder::new();
@@ -350,6 +387,53 @@ mod tests {
         let range = TxidRange::one(Txid::new(txid).unwrap());
         let file = replica.stat(Level::CAPTURED, range).unwrap().unwrap();
         header_of(replica, &file).unwrap().proof.unwrap().post
+    }
+
+    fn merge_all(source: &FileReplica, copy: &Copy<'_>, folder: &Folder) -> Result<Proof> {
+        let rung = Rung {
+            source: Level::CAPTURED,
+            level: Level::new(1).unwrap(),
+            interval: Duration::from_secs(1 << 20),
+        };
+        let (newest, now) = (Txid::new(7).unwrap(), Timestamp(1 << 50));
+        let mut listing = source.list_all().unwrap();
+        let sources = Sources { client: source, copy };
+        assert!(climb(&sources, &mut listing, rung, newest, now, folder.path())?);
+        let made = source.list(rung.level).unwrap();
+        Ok(header_of(source, &made[0]).unwrap().proof.unwrap())
+    }
+
+    #[test]
+    fn copies_are_merged_without_reading_what_they_are_copies_of() {
+        let folder = Folder::new();
+        let (source, kept) = (replica(&folder, "a"), replica(&folder, "b"));
+        let state = fill(&source, 7, 0);
+        assert_eq!(fill(&kept, 7, 0), state);
+        let path = |replica: &FileReplica, file: &FileInfo| {
+            replica.root().join(format!("ltx/0/{}", crate::ltx::name::format(file.range)))
+        };
+        for file in source.list(Level::CAPTURED).unwrap() {
+            let path = path(&source, &file);
+            let mut bytes = std::fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let proof = merge_all(&source, &|file| File::open(path(&kept, file)).ok(), &folder).unwrap();
+        assert_eq!(proof.post, checksum(&state));
+    }
+
+    #[test]
+    fn copies_of_another_history_make_nothing() {
+        let folder = Folder::new();
+        let (source, other) = (replica(&folder, "a"), replica(&folder, "b"));
+        fill(&source, 7, 0);
+        fill(&other, 8, 0);
+        let copy = |file: &FileInfo| {
+            File::open(other.root().join(format!("ltx/0/{}", crate::ltx::name::format(file.range)))).ok()
+        };
+        let error = merge_all(&source, &copy, &folder).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert_eq!(source.list(Level::new(1).unwrap()).unwrap(), []);
     }
 
     #[test]

@@ -241,6 +241,7 @@ fn keeper<'a>(client: &'a dyn Client, levels: &'a Levels, scratch: &'a Path) -> 
         policy: Policy { l0: age, window: age },
         scratch,
         database: &|| Ok(None),
+        copy: &|_| None,
         must_stop: &|| false,
     }
 }
