@@ -1,5 +1,5 @@
-"""A complete older replica in the place of the newer one: the position in the local log tells it. Nothing is sent, nothing is
-lost, and with the newer replica back everything goes on."""
+"""A complete older replica in the place of the newer one, or one with a hole: the position in the local log tells it. Nothing
+is sent, nothing is lost, and with the newer replica back everything goes on."""
 
 import json
 import shutil
@@ -141,6 +141,23 @@ def test_put_in_place_under_an_open_database_it_is_told_by_the_next_commit(tmp_p
     assert status(c)["state"] == "Fenced" and "an earlier state of this database" in status(c)["last_error"]
     c.close()
     shelf.assert_goes_on_with_the_newer(24)
+
+
+def test_history_with_a_hole_is_not_continued_before_it_is_mended(tmp_path, replica):
+    """What came after the hole could not be restored."""
+    shelf = Shelf(tmp_path, replica, "wal")
+    missing = files(replica)[2]
+    missing.rename(tmp_path / missing.name)
+    names = files(replica)
+    c = shelf.connect()
+    c.execute("INSERT INTO t(x) VALUES ('meanwhile')")
+    with pytest.raises(sqlite3.OperationalError, match="files of the history in .* were removed.* put them back"):
+        sync(c, 5)
+    assert status(c)["acknowledged_txid"] == 4 and files(replica) == names
+    (tmp_path / missing.name).rename(missing)
+    assert sync(c) == 5
+    c.close()
+    assert assert_equal(replica, shelf.machine.database) == 5
 
 
 def test_restored_in_place_of_a_missing_file_it_says_where_the_log_stood(tmp_path, replica):

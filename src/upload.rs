@@ -97,6 +97,8 @@ pub struct Uploader {
     looked: Option<(Txid, Timestamp)>,
     /// How long nothing can have expired after an object was the newest, by the store's clock.
     nothing_expires: Duration,
+    /// A listing showed that the history leads to what was the newest; in a bucket the listings between puts see to that.
+    is_whole: bool,
 }
 
 impl Uploader {
@@ -105,7 +107,8 @@ impl Uploader {
     pub fn new(client: Arc<dyn Client>, newest: Option<FileInfo>, l0_retention: Duration) -> Uploader {
         let nothing_expires = if l0_retention < SKIP_MIN { Duration::ZERO } else { l0_retention / 2 };
         let looked = newest.as_ref().and_then(looked);
-        Uploader { client, newest, looked, nothing_expires }
+        let is_whole = newest.is_none() || !client.tells_objects_apart();
+        Uploader { client, newest, looked, nothing_expires, is_whole }
     }
 
     pub fn client(&self) -> &dyn Client {
@@ -145,6 +148,7 @@ impl Uploader {
     /// # Errors
     /// Those of the store and of the log: try again later, with the same bytes.
     pub fn put(&mut self, log: &Log, sealed: &Sealed) -> Result<Outcome> {
+        self.check_whole()?;
         let range = TxidRange::one(sealed.txid);
         let path = log.path_of(sealed.txid);
         let mut body = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
@@ -299,17 +303,36 @@ impl Uploader {
         }
         // The lowest level first: what was written, not what was merged from it.
         let Some(found) = others.iter().find(|f| f.range.max == before) else { return Ok(false) };
-        chain_to(others, Target::Txid(before)).map_err(|error| {
+        self.check_leads_to(others, before)?;
+        if self.newest.as_ref().is_some_and(|known| known.same_object(found)) {
+            return Ok(true);
+        }
+        Ok(header_of(&*self.client, found)?.proof.is_some_and(|p| p.post == sealed.proof.pre))
+    }
+
+    /// Once, before the first put: what is there may have lost files while nobody had it open.
+    fn check_whole(&mut self) -> Result<()> {
+        if let (false, Some(newest)) = (self.is_whole, &self.newest) {
+            let files = self.client.list_all()?;
+            // Where it is gone, the put finds out why.
+            if files.iter().any(|file| file.same_object(newest)) {
+                self.check_leads_to(&files, newest.range.max)?;
+            }
+            self.is_whole = true;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Gap` when `txid` cannot be restored from these files.
+    fn check_leads_to(&self, files: &[FileInfo], txid: Txid) -> Result<()> {
+        chain_to(files, Target::Txid(txid)).map(drop).map_err(|error| {
             Error::gap(format!(
                 "files of the history in {} were removed, and nothing is acknowledged that could not be restored ({error}); \
                  put them back, or empty the place, and it starts over",
                 self.client.url()
             ))
-        })?;
-        if self.newest.as_ref().is_some_and(|known| known.same_object(found)) {
-            return Ok(true);
-        }
-        Ok(header_of(&*self.client, found)?.proof.is_some_and(|p| p.post == sealed.proof.pre))
+        })
     }
 }
 
