@@ -85,7 +85,7 @@ mod tests {
     use crate::testing::Folder;
     use std::io::Cursor;
 
-    /// A store that lets a file go when it is asked for the time of another, as retention does.
+    /// A store that lets files go when it is first asked for the time of one, as retention does.
     struct Retention<'a> {
         replica: &'a FileReplica,
         gone: Mutex<Vec<FileInfo>>,
@@ -110,9 +110,8 @@ mod tests {
         }
 
         fn open(&self, file: &FileInfo) -> Result<Box<dyn crate::replica::ReadSeek>> {
-            if let Some(gone) = self.gone.lock().pop() {
-                self.replica.delete(&gone).unwrap();
-            }
+            // Under the lock: nobody reads one that is about to go.
+            self.gone.lock().drain(..).for_each(|gone| self.replica.delete(&gone).unwrap());
             self.replica.open(file)
         }
 
