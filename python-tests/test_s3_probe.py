@@ -71,6 +71,27 @@ def test_verdict_stands_in_the_status(kind, role, tmp_path):
         server.stop()
 
 
+def no_leases(url, environment):
+    """The test of the client itself: nobody is told that a lease is its own."""
+    command = ["cargo", "test", "--quiet", "--lib", "replica::s3::tests::refuses_leases", "--", "--ignored"]
+    printed = harness.run(command, timeout=900, env={**environment, "S3_CONTRACT_URL": url}, cwd=harness.ROOT)
+    assert "1 passed" in printed
+
+
+def test_store_that_ignores_every_condition_has_no_leases(tmp_path):
+    server = s3_servers.rclone(tmp_path)
+    try:
+        no_leases(server.url("some/app"), server.environment())
+    finally:
+        server.stop()
+
+
+def test_store_that_replaces_whatever_is_there_has_no_leases(web):
+    """It refuses a second create, so that it is good enough for a history."""
+    url = f"s3://bkt/some/app?endpoint={web(handler=s3_servers.Careless)}&region={s3_servers.REGION}"
+    no_leases(url, harness.clean_environment(**s3_servers.KEYS))
+
+
 def test_second_writer_is_noticed_where_it_does_not_race_although_conditions_are_ignored(tmp_path):
     server = s3_servers.rclone(tmp_path)
     try:

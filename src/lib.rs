@@ -14,6 +14,7 @@ pub mod error;
 pub mod extension;
 pub mod ffi;
 pub mod fs;
+pub mod lease;
 pub mod legacy;
 pub mod lock;
 pub mod ltx;

@@ -4,6 +4,7 @@
 //! "none", zero does not. Sources: SQLite file format 1.3.2 (page size), LTX v3 (the rest).
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 /// Number of a database page, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -294,6 +295,34 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Counts the holders of a replica's lease, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(NonZeroU64);
+
+impl Epoch {
+    pub const FIRST: Epoch = Epoch(NonZeroU64::MIN);
+
+    /// `None` for 0 and for what is no signed number of 64 bits, which others keep it as.
+    pub fn new(n: u64) -> Option<Epoch> {
+        NonZeroU64::new(n).filter(|n| i64::try_from(n.get()).is_ok()).map(Epoch)
+    }
+
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// `None` behind the last one.
+    pub fn next(self) -> Option<Epoch> {
+        Epoch::new(self.get() + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// What tells one object of a replica from a later one of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
@@ -314,7 +343,8 @@ pub enum Identity {
 }
 
 impl Identity {
-    fn same(&self, other: &Identity) -> bool {
+    /// Whether it is that of the same object, as far as both tell.
+    pub fn same(&self, other: &Identity) -> bool {
         match (self, other) {
             (
                 Identity::Stored { etag, modified, .. },

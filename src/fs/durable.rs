@@ -242,6 +242,17 @@ impl Temp {
         sync_folder(parent(name))?;
         Ok(file)
     }
+
+    /// The same in place of whatever file has the name, which is there or the new one at every moment, never a part of it.
+    /// Only for what one process alone writes: a name of the history is made once.
+    pub fn publish_over(mut self, name: &Path) -> Result<File> {
+        assert!(self.name.is_there, "BUG: only a file with a passing name can take the place of another");
+        self.sync()?;
+        std::fs::rename(&self.name.path, name).map_err(|e| Error::io("replace", name, e))?;
+        self.name.is_there = false;
+        sync_folder(parent(name))?;
+        Ok(self.file)
+    }
 }
 
 /// Where the kernel shows open files by name, which takes no privilege to link them.

@@ -1,5 +1,6 @@
 //! The one seam between the engines and a store.
 
+use super::leases::Leases;
 use super::objects::Objects;
 use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, name};
@@ -133,6 +134,11 @@ pub trait Client: Send + Sync {
 
     /// The same place by the names of its objects, where the store can show that.
     fn objects(&self) -> Option<&dyn Objects> {
+        None
+    }
+
+    /// Who may write here, where the store can keep that.
+    fn leases(&self) -> Option<&(dyn Leases + Sync)> {
         None
     }
 

@@ -12,6 +12,7 @@
 
 use super::client::{Client, ReadSeek};
 use super::layout;
+use super::leases::Leases;
 use super::objects::{ObjectInfo, Objects};
 use crate::error::{Error, Kind, Result};
 use crate::fs::FileStat;
@@ -213,6 +214,10 @@ impl Client for FileReplica {
         Some(self)
     }
 
+    fn leases(&self) -> Option<&(dyn Leases + Sync)> {
+        Some(self)
+    }
+
     fn delete(&self, file: &FileInfo) -> Result<()> {
         let path = self.path(file.level, file.range);
         match self.stat(file.level, file.range)? {
@@ -324,7 +329,7 @@ fn info(level: Level, range: TxidRange, metadata: &Metadata) -> FileInfo {
     FileInfo { level, range, size: metadata.len(), created_at, identity }
 }
 
-fn identity(metadata: &Metadata) -> (Timestamp, Identity) {
+pub(super) fn identity(metadata: &Metadata) -> (Timestamp, Identity) {
     let ns = |seconds: i64, rest: i64| seconds as i128 * 1_000_000_000 + rest as i128;
     let modified_ns = ns(metadata.mtime(), metadata.mtime_nsec());
     let identity = Identity::File {
@@ -341,7 +346,7 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::replica::conformance;
+    use crate::replica::{conformance, lease_conformance};
     use crate::testing::Folder;
     use crate::types::Txid;
     use std::os::unix::fs::PermissionsExt;
@@ -361,6 +366,17 @@ mod tests {
                 "{name} left {:?}",
                 folder.files()
             );
+        }
+    }
+
+    #[test]
+    fn obeys_the_contract_of_every_lease() {
+        for (name, check) in lease_conformance::SUITE {
+            let folder = Folder::new();
+            println!("{name}");
+            check(&replica(&folder));
+            let is_known = |file: &String| file.starts_with("r/lock.") && file.ends_with(".json");
+            assert!(folder.files().iter().all(is_known), "{name} left {:?}", folder.files());
         }
     }
 

@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["types", "error", "status", "clock", "lock", "fs"],
     &["sqlite", "ltx"],
     &["staging", "replica", "catalog"],
-    &["capture", "upload", "upkeep", "restore", "verify", "legacy", "doctor"],
+    &["capture", "upload", "upkeep", "restore", "verify", "legacy", "doctor", "lease"],
     &["config", "database"],
     &["vfs", "sql", "cli"],
     &["extension"],

@@ -3,6 +3,7 @@
 //! ```text
 //! mod          names and promises of a replica          store       objects by key, what a refusal means
 //! object       the bytes of one object, read in order   http        one request, one answer
+//! lease        the one object that is replaced
 //! probe        what a bucket honours, asked once         payload     what a put carries, never whole in memory
 //! credentials  whose keys                               place, endpoint, sign, answer   pure: names, signatures, XML
 //! ```
@@ -17,6 +18,7 @@ mod answer;
 mod credentials;
 mod endpoint;
 mod http;
+mod lease;
 mod object;
 mod payload;
 mod place;
@@ -29,6 +31,7 @@ use std::io::{Read, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::client::{Client, ReadSeek};
+use super::leases::Leases;
 use super::objects::{ObjectInfo, Objects};
 use crate::clock::Deadline;
 use crate::error::{Error, Kind, Result};
@@ -92,6 +95,8 @@ pub struct Session {
     credentials: Credentials,
     // Guards what is known of each bucket; held while one is asked.
     probed: Mutex<HashMap<String, Known>>,
+    // Guards for each bucket whether it replaces objects only where the condition holds, as far as that was tried.
+    replaces: Mutex<HashMap<String, bool>>,
 }
 
 impl Session {
@@ -101,7 +106,7 @@ impl Session {
     /// `Invalid` with the path of a bundle that is none; `NotFound`, `Io`.
     pub fn new(ca_bundle: Option<&Path>, sources: Sources) -> Result<Session> {
         let (http, credentials) = (Http::new(ca_bundle)?, Credentials::new(sources));
-        Ok(Session { http, credentials, probed: Mutex::default() })
+        Ok(Session { http, credentials, probed: Mutex::default(), replaces: Mutex::default() })
     }
 }
 
@@ -372,6 +377,10 @@ impl Client for S3Replica {
         Some(self)
     }
 
+    fn leases(&self) -> Option<&(dyn Leases + Sync)> {
+        Some(self)
+    }
+
     fn delete(&self, file: &FileInfo) -> Result<()> {
         let key = self.key(file.level, file.range);
         let Some(found) = self.stat(file.level, file.range)? else { return Ok(()) };
@@ -420,7 +429,8 @@ impl Objects for S3Replica {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::replica::conformance;
+    use crate::error::Kind;
+    use crate::replica::{conformance, lease_conformance};
 
     /// Needs a server: each check has a prefix of its own below that of the URL.
     #[test]
@@ -431,6 +441,25 @@ mod tests {
         for (name, check) in conformance::SUITE {
             println!("{name}");
             check(&*Config::from_environment().replica(&format!("{place}/{name}?{parameters}")).unwrap());
+        }
+        for (name, check) in lease_conformance::SUITE {
+            println!("{name}");
+            let client = Config::from_environment().replica(&format!("{place}/{name}?{parameters}")).unwrap();
+            check(client.leases().unwrap());
+        }
+    }
+
+    /// Needs a server that takes a put whose condition does not hold.
+    #[test]
+    #[ignore = "run by python-tests/test_s3_probe.py with the URL of an empty place in its environment"]
+    fn refuses_leases_where_conditions_are_ignored() {
+        let url = std::env::var("S3_CONTRACT_URL").unwrap();
+        let client = Config::from_environment().replica(&url).unwrap();
+        for _ in 0..2 {
+            let error = client.leases().unwrap().create_lease(b"{}").unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{error}");
+            assert!(error.to_string().contains("ignores the conditions of puts"), "{error}");
+            assert_eq!(client.leases().unwrap().read_lease().unwrap(), None);
         }
     }
 }

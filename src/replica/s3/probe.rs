@@ -78,7 +78,7 @@ impl Store {
         }
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("{}/{}", self.endpoint.host(), self.bucket)
     }
 

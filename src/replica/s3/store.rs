@@ -67,6 +67,15 @@ impl Store {
         self.looked(|| self.call(&call))
     }
 
+    /// Whatever object is there.
+    ///
+    /// # Errors
+    /// `NotFound` when the key is free.
+    pub fn get_whole(&self, key: &str) -> Result<Answer> {
+        let call = Call { method: "GET", key, query: &[], headers: vec![] };
+        self.looked(|| self.call(&call))
+    }
+
     /// What the store says of an object; `None` when the key is free.
     ///
     /// # Errors
