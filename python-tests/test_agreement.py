@@ -95,8 +95,9 @@ class History:
 
 def some(things, replica):
     """All, or as many as are cheap: litestream asks a bucket for the time of every object."""
-    things, count = list(things), 4 if isinstance(replica, s3_servers.Bucket) else 20
-    return things if LONG or len(things) <= count else sorted(random.Random(3).sample(things, count))
+    things, is_bucket = list(things), isinstance(replica, s3_servers.Bucket)
+    count = (25 if is_bucket else len(things)) if LONG else (4 if is_bucket else 20)
+    return things if len(things) <= count else sorted(random.Random(3).sample(things, count))
 
 
 def places(kinds, start, tmp_path_factory, name):
