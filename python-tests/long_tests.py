@@ -13,7 +13,8 @@ import harness
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "python-tests"]
 # Name, command, environment.
 STEPS = [
-    ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200", "MUTATION_RUNS": "10000"}),
+    ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200"}),
+    ("history", ["cargo", "test", "--quiet", "--lib", "--", "upkeep_day", "mutations"], {"LONG": "1", "MUTATION_RUNS": "10000"}),
     ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
     ("python-tests", PYTEST, {"LONG": "1"}),
     ("sqlite-tests", [sys.executable, "python-tests/sqlite_suite.py"], {}),
