@@ -152,6 +152,11 @@ impl Captured {
     }
 }
 
+/// Whether a file of this listing counts as history, as far as names tell.
+pub fn is_history(listing: &[FileInfo], file: &FileInfo) -> bool {
+    file.level != Level::CAPTURED || Captured::new(listing).is_history(file)
+}
+
 fn links(steps: &[FileInfo], captured: &Captured) -> Vec<Link> {
     let mut links = Vec::new();
     for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.level == Level::CAPTURED) {

@@ -7,7 +7,7 @@
 use super::checksum::Crc64;
 use super::damage::Damage;
 use super::header::Header;
-use super::index::{END_MARK_BYTES, Entry, TRAILER_BYTES};
+use super::index::{END_MARK_BYTES, Packed, TRAILER_BYTES};
 use super::name;
 use crate::error::{Error, Result};
 use crate::types::{Checksum, Pgno};
@@ -19,6 +19,9 @@ use std::path::Path;
 pub(super) const RECORD_HEADER_BYTES: usize = 10;
 /// Page flag: a length and an LZ4 block follow.
 pub(super) const FLAG_BLOCK: u16 = 1;
+
+/// Bytes of the index that are written at once.
+const INDEX_BYTES: usize = if cfg!(test) { 16 } else { 32 << 10 };
 
 /// What a finished file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub struct Encoder<W> {
     out: W,
     header: Header,
     crc: Crc64,
-    index: Vec<u8>,
+    index: Packed,
     /// Bytes written so far.
     offset: u64,
     last: Option<Pgno>,
@@ -63,7 +66,7 @@ impl<W: Write> Encoder<W> {
             out,
             header,
             crc: Crc64::new(),
-            index: Vec::new(),
+            index: Packed::default(),
             offset: 0,
             last: None,
             pages: 0,
@@ -98,8 +101,7 @@ impl<W: Write> Encoder<W> {
         self.crc.update(data);
         let bytes = RECORD_HEADER_BYTES + length;
         self.out.write_all(&self.record[..bytes]).map_err(|e| cannot_write(&self.header, e))?;
-        let entry = Entry { pgno, offset: self.offset, length: bytes as u64 };
-        entry.encode(|bytes| self.index.extend_from_slice(bytes));
+        self.index.push(pgno, bytes as u64);
         self.offset += bytes as u64;
         self.last = Some(pgno);
         self.pages += 1;
@@ -113,11 +115,7 @@ impl<W: Write> Encoder<W> {
     pub fn finish(mut self) -> Result<Summary> {
         check_complete(&self.header, self.last).map_err(|damage| refused(&self.header, damage))?;
         self.write_hashed(&[0; END_MARK_BYTES as usize])?;
-        let mut index = std::mem::take(&mut self.index);
-        index.push(0);
-        let length = index.len() as u64;
-        index.extend_from_slice(&length.to_be_bytes());
-        self.write_hashed(&index)?;
+        self.write_index()?;
         self.write_hashed(&[0; TRAILER_BYTES as usize - 8])?;
         let file_checksum = Checksum::from_crc(self.crc.value());
         self.out
@@ -125,6 +123,22 @@ impl<W: Write> Encoder<W> {
             .and_then(|()| self.out.flush())
             .map_err(|e| cannot_write(&self.header, e))?;
         Ok(Summary { header: self.header, pages: self.pages, size: self.offset + 8, file_checksum })
+    }
+
+    fn write_index(&mut self) -> Result<()> {
+        let (index, from) = (std::mem::take(&mut self.index), self.offset);
+        let mut bytes = Vec::with_capacity(2 * INDEX_BYTES);
+        for entry in index.entries() {
+            entry.encode(|entry| bytes.extend_from_slice(entry));
+            if bytes.len() >= INDEX_BYTES {
+                self.write_hashed(&bytes)?;
+                bytes.clear();
+            }
+        }
+        bytes.push(0);
+        self.write_hashed(&bytes)?;
+        let length = self.offset - from;
+        self.write_hashed(&length.to_be_bytes())
     }
 
     fn write_hashed(&mut self, bytes: &[u8]) -> Result<()> {

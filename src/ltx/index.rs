@@ -29,17 +29,54 @@ impl Entry {
         let mut bytes = [0; ENTRY_BYTES_MAX];
         let mut length = 0;
         for value in [self.pgno.get() as u64, self.offset, self.length] {
-            let mut rest = value;
-            while rest >= 0x80 {
-                bytes[length] = rest as u8 | 0x80;
-                rest >>= 7;
-                length += 1;
-            }
-            bytes[length] = rest as u8;
-            length += 1;
+            length += put_varint(&mut bytes[length..], value);
         }
         sink(&bytes[..length]);
     }
+}
+
+/// The index of a file that is being written: two varints a page, three bytes of memory mostly, where the index itself takes
+/// a dozen. Records lie end to end.
+#[derive(Default)]
+pub struct Packed {
+    bytes: Vec<u8>,
+    last: u32,
+}
+
+impl Packed {
+    /// Adds the record that follows the one before.
+    pub fn push(&mut self, pgno: Pgno, length: u64) {
+        let mut bytes = [0; ENTRY_BYTES_MAX];
+        let mut end = put_varint(&mut bytes, u64::from(pgno.get() - self.last));
+        end += put_varint(&mut bytes[end..], length);
+        self.bytes.extend_from_slice(&bytes[..end]);
+        self.last = pgno.get();
+    }
+
+    /// The entries, the first record at the end of the header.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        let mut rest = &self.bytes[..];
+        let (mut pgno, mut offset) = (0, Header::BYTES as u64);
+        std::iter::from_fn(move || {
+            let (step, length) = varint(&mut rest).zip(varint(&mut rest))?;
+            pgno += step as u32;
+            let entry = Entry { pgno: Pgno::new(pgno)?, offset, length };
+            offset += length;
+            Some(entry)
+        })
+    }
+}
+
+/// How many bytes it took.
+fn put_varint(out: &mut [u8], mut value: u64) -> usize {
+    let mut length = 0;
+    while value >= 0x80 {
+        out[length] = value as u8 | 0x80;
+        value >>= 7;
+        length += 1;
+    }
+    out[length] = value as u8;
+    length + 1
 }
 
 /// The entries of a page index, read a stretch at a time. They are checked to be those of a file with this header, and

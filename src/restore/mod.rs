@@ -29,7 +29,8 @@
 //! file is ever left out, and links are looked at even where the checksum matches.
 //!
 //! Whatever does not match is a *doubt*: everything is read again, every file to its last byte ([`whole`]), so that the
-//! error names what is damaged. Nothing is published on a doubt that is not dispelled so.
+//! error names what is damaged. Nothing is published on a doubt that is not dispelled so. And the state that it comes to
+//! must be the one that other files know ([`witness`]).
 
 pub mod apply;
 mod batch;
@@ -41,6 +42,7 @@ mod survey;
 pub mod tail;
 mod wanted;
 mod whole;
+mod witness;
 
 use crate::catalog::{Chain, Target, chain_to, settle};
 use crate::error::{Error, Kind, Result};
@@ -215,7 +217,10 @@ fn fill(client: &dyn Client, target: Target, temp: &Temp, options: &Options<'_>)
             Err(Setback::Doubt(_)) => whole::restore(client, &chain, temp, options),
             other => other,
         };
-        match attempt {
+        let agreed = attempt.and_then(|restored| {
+            witness::check(client, &listing, &chain, restored.position).map(|()| restored)
+        });
+        match agreed {
             Ok(restored) => return Ok(Restored { notice, ..restored }),
             Err(Setback::Leftover(file, why)) if leftovers.len() < LEFTOVERS_MAX => {
                 leftovers.push((*file, why))
