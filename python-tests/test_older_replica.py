@@ -171,7 +171,8 @@ def test_restored_in_place_of_a_missing_file_it_says_where_the_log_stood(tmp_pat
     c.close()
 
 
-def test_groups_that_were_never_sent_and_do_not_follow_are_kept(tmp_path, replica):
+@pytest.mark.parametrize("left", ["older", "nothing"])
+def test_groups_that_were_never_sent_and_do_not_follow_are_kept(tmp_path, replica, left):
     shelf = Shelf(tmp_path, replica, "delete")
     away = replica.with_name("away")
     c = shelf.connect(replica_flush_timeout="0")
@@ -182,11 +183,14 @@ def test_groups_that_were_never_sent_and_do_not_follow_are_kept(tmp_path, replic
     c.close()
     away.rename(replica)
     shelf.put_older()
+    if left == "nothing":
+        for file in files(replica):
+            file.unlink()
     shelf.machine.database.unlink()
     c = shelf.connect(replica_if_missing="restore")
     assert f"groups that were not sent are in {shelf.machine.log}/saved" in status(c)["last_event"]
     c.close()
-    assert shelf.is_older(), "they continue what is not there"
+    assert left == "nothing" or shelf.is_older(), "they continue what is not there"
     # Beside the newer replica the group that was kept restores to all that was committed.
     shelf.put_newer()
     (kept,) = shelf.machine.log.glob("saved/*/*.ltx")

@@ -60,10 +60,15 @@ impl Prepared {
         let url = self.home.client.url().to_owned();
         match verdict {
             Verdict::Start | Verdict::StartOver => {
-                let event = self.log.recorded()?.map(|old| {
+                let recorded = self.log.recorded()?;
+                let aside = unsent(&self.log, state)?;
+                self.log.set_aside(&aside)?;
+                self.kept_aside |= !aside.is_empty();
+                let event = recorded.map(|old| {
+                    let stood = old.position;
+                    let kept = self.told_kept_aside();
                     format!(
-                        "{url} holds nothing; the history starts over at txid 1 (it stood at {})",
-                        old.position
+                        "{url} holds nothing; the history starts over at txid 1 (it stood at {stood}){kept}"
                     )
                 });
                 self.log.reset()?;
@@ -124,10 +129,7 @@ impl Prepared {
                 if let Some(stood) = recorded.filter(|r| r.position.txid > restored.position.txid) {
                     event += &format!(", where the log stood at {}", stood.position);
                 }
-                if self.kept_aside {
-                    event +=
-                        &format!("; groups that were not sent are in {}/saved", self.log.folder().display());
-                }
+                event += &self.told_kept_aside();
                 Ok((Phase::Live, Some(event), None))
             }
             Verdict::RollForward(_) => {
@@ -177,6 +179,14 @@ impl Prepared {
             None => format!(
                 "another writer won in {url} while this database had commits that are not there; its files stay in {folder}"
             ),
+        }
+    }
+
+    /// The end of an event, where groups were put aside.
+    fn told_kept_aside(&self) -> String {
+        match self.kept_aside {
+            true => format!("; groups that were not sent are in {}/saved", self.log.folder().display()),
+            false => String::new(),
         }
     }
 
