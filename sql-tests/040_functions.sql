@@ -4,7 +4,7 @@ SELECT replica_sync();
 SELECT replica_error();
 SELECT count(*) FROM replica_status;
 SELECT replica_debug() LIKE 'sqlitereplicate % SQLite 3.%' AS told;
-.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/backup'
+.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/backup&replica_interval=1h'
 SELECT replica_txid() IS NULL, replica_error() IS NULL, replica_sync() IS NULL;
 SELECT schema, path, replica, role, state, txid, acknowledged_txid, queued_bytes, last_error FROM replica_status;
 CREATE TABLE t(x);
@@ -32,7 +32,7 @@ CREATE VIEW v AS SELECT replica_sync();
 SELECT * FROM v;
 CREATE VIEW w AS SELECT replica_restore('file:///x', '/y');
 SELECT * FROM w;
-.open 'file:@DIR@/app.db?mode=ro&vfs=replvfs&replica=file://@DIR@/backup'
+.open 'file:@DIR@/app.db?mode=ro&vfs=replvfs&replica=file://@DIR@/backup&replica_interval=1h'
 SELECT count(*) FROM t;
 SELECT schema, path, state FROM replica_status;
 SELECT replica_sync();

@@ -1,5 +1,5 @@
 -- The files of a replica, from any connection.
-.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/backup'
+.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/backup&replica_interval=1h'
 PRAGMA journal_mode=WAL;
 CREATE TABLE t(x);
 SELECT replica_sync() = replica_txid();

@@ -1,5 +1,5 @@
 -- Proof that a replica restores, from any connection.
-.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/backup'
+.open 'file:@DIR@/app.db?vfs=replvfs&replica=file://@DIR@/backup&replica_interval=1h'
 CREATE TABLE t(x);
 INSERT INTO t VALUES (1);
 SELECT replica_sync() = replica_txid();
