@@ -89,7 +89,9 @@ def report(shape, runs, check):
     faster, slower = median["litestream"] / median["ours"], median["ours"] / median["cp"]
     pairs = [a / b for a, b in zip(seconds["ours"], seconds["cp"])]
     print(f"  {faster:.1f} times as fast as litestream (goal {FASTER_MIN:g})")
-    print(f"  {slower:.2f} times cp and fsync, round by round {min(pairs):.2f} to {max(pairs):.2f} XX: peak["ours"] <= MEMORY_MAX}
+    print(f"  {slower:.2f} times cp and fsync, round by round {min(pairs):.2f} to {max(pairs):.2f} (goal {SLOWER_MAX:g} with levels)")
+    keeps_up = shape == "plain" or slower <= SLOWER_MAX
+    goals = {"litestream": faster >= FASTER_MIN, "cp": keeps_up, "memory": peak["ours"] <= MEMORY_MAX}
     missed = [name for name, met in goals.items() if not met]
     # Memory is the same on a busy machine.
     assert "memory" not in missed, "more memory than the goal"
