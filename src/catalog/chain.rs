@@ -116,14 +116,14 @@ fn reach(file: &FileInfo) -> impl Ord {
 }
 
 /// The level-0 files of a listing.
-pub(super) struct Captured {
+pub struct Captured {
     /// By min; beside each the file of the largest max up to here.
     files: Vec<(FileInfo, FileInfo)>,
     newest: Option<Txid>,
 }
 
 impl Captured {
-    pub(super) fn new(listing: &[FileInfo]) -> Captured {
+    pub fn new(listing: &[FileInfo]) -> Captured {
         let mut files: Vec<FileInfo> =
             listing.iter().filter(|file| file.level == Level::CAPTURED).copied().collect();
         files.sort_by_key(|file| file.range);
@@ -147,21 +147,21 @@ impl Captured {
         (next.range.max > file.range.max).then_some(next)
     }
 
-    pub(super) fn is_history(&self, file: &FileInfo) -> bool {
+    /// The file that `file` must link to, if it is history and not the newest.
+    pub fn linked(&self, file: &FileInfo) -> Option<&FileInfo> {
+        self.next(file).filter(|next| next.range.min == file.range.max.next())
+    }
+
+    /// Whether a file of the listing, of whatever level, counts as history, as far as names tell.
+    pub fn is_history(&self, file: &FileInfo) -> bool {
         file.level != Level::CAPTURED || Some(file.range.max) == self.newest || self.next(file).is_some()
     }
-}
-
-/// Whether a file of this listing counts as history, as far as names tell.
-pub fn is_history(listing: &[FileInfo], file: &FileInfo) -> bool {
-    file.level != Level::CAPTURED || Captured::new(listing).is_history(file)
 }
 
 fn links(steps: &[FileInfo], captured: &Captured) -> Vec<Link> {
     let mut links = Vec::new();
     for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.level == Level::CAPTURED) {
-        let next = captured.next(step).filter(|next| next.range.min == step.range.max.next());
-        if let Some(next) = next.filter(|next| steps.get(index + 1) != Some(next)) {
+        if let Some(next) = captured.linked(step).filter(|next| steps.get(index + 1) != Some(next)) {
             links.push(Link { step: *step, next: *next });
         }
     }

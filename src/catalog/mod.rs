@@ -9,6 +9,6 @@ pub mod sample;
 pub mod words;
 
 pub use back::Back;
-pub use chain::{Chain, Link, Target, chain_to, is_history};
+pub use chain::{Captured, Chain, Link, Target, chain_to};
 pub use moment::{Settled, settle};
 pub use points::{Point, moments, points};

@@ -5,6 +5,7 @@ pub mod client;
 mod conformance;
 pub mod file;
 mod folder_lease;
+pub mod indexed;
 pub mod layout;
 #[cfg(test)]
 mod lease_conformance;
@@ -14,6 +15,7 @@ pub mod s3;
 
 pub use client::{Client, ReadSeek, check_range, describe, open_decoder};
 pub use file::FileReplica;
+pub use indexed::Indexed;
 pub use leases::{LEASE_BYTES_MAX, LeaseObject, Leases};
 pub use objects::{ObjectInfo, Objects};
 pub use s3::S3Replica;

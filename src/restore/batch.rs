@@ -71,7 +71,7 @@ impl<'a> Bench<'a> {
 
     fn work_with(&mut self, batch: &Batch, mut input: Vec<u8>) -> (Attempt<Done>, Vec<u8>) {
         let (from, to) = (batch.offset as usize, (batch.offset + batch.bytes) as usize);
-        if let Some(content) = &batch.file.content {
+        if let Some(content) = &batch.file.stored.content {
             return (self.decode(batch, &content[from..to]), input);
         }
         // What is there stays: it is written over.
@@ -79,7 +79,7 @@ impl<'a> Bench<'a> {
             input.resize(to - from, 0);
         }
         let bytes = &mut input[..to - from];
-        let done = match self.client.read_at(&batch.file.info, batch.offset, bytes) {
+        let done = match self.client.read_at(&batch.file.stored.file, batch.offset, bytes) {
             Ok(()) => self.decode(batch, bytes),
             Err(error) => Err(Setback::of(error)),
         };
@@ -98,7 +98,7 @@ impl<'a> Bench<'a> {
                 continue;
             }
             let entry = Entry { pgno: planned.pgno, offset, length: u64::from(planned.length) };
-            let damaged = |damage: Damage| doubt(damage.at(&batch.file.name, offset));
+            let damaged = |damage: Damage| doubt(damage.at(&batch.file.stored.name, offset));
             let checksum =
                 self.records.decode(entry, record, self.runs.room()?, &mut crc).map_err(damaged)?;
             if planned.is_wanted {

@@ -93,7 +93,7 @@ struct State<'a> {
     /// `None` while a thread plans.
     survey: Option<Box<Survey<'a>>>,
     /// By index of the step; those from `to_fetch` on are or were fetched.
-    fetched: BTreeMap<usize, Fetched>,
+    fetched: BTreeMap<usize, Box<Fetched>>,
     to_fetch: usize,
     /// Bytes of files in memory.
     held: u64,
@@ -110,7 +110,7 @@ struct State<'a> {
 
 enum Job<'a> {
     /// With the file whose turn it is, if one is to be begun.
-    Plan(Box<Survey<'a>>, Option<Fetched>),
+    Plan(Box<Survey<'a>>, Option<Box<Fetched>>),
     Fetch(usize),
     Batch(Batch),
 }
@@ -168,7 +168,7 @@ impl<'a> State<'a> {
         }
         self.done += batch.bytes;
         if let Some(rest) = rest {
-            self.release(&batch.file.info, rest);
+            self.release(&batch.file.stored.file, rest);
         }
     }
 }
@@ -229,7 +229,7 @@ impl<'a> Crew<'a> {
                 let step = &self.chain.steps[at];
                 let link = self.links.get(&(step.level, step.range));
                 let fetched = survey::fetch(self.client, step, link)?;
-                self.state.lock().fetched.insert(at, fetched);
+                self.state.lock().fetched.insert(at, Box::new(fetched));
             }
             Job::Plan(survey, fetched) => self.plan(survey, fetched)?,
             Job::Batch(batch) => {
@@ -249,9 +249,9 @@ impl<'a> Crew<'a> {
     }
 
     /// Goes on with the plan until the queue is full or another file is needed.
-    fn plan(&self, mut survey: Box<Survey<'a>>, fetched: Option<Fetched>) -> Attempt<()> {
+    fn plan(&self, mut survey: Box<Survey<'a>>, fetched: Option<Box<Fetched>>) -> Attempt<()> {
         if let Some(fetched) = fetched {
-            survey.begin(fetched)?;
+            survey.begin(*fetched)?;
         }
         let mut batches = Vec::new();
         let mut over = None;

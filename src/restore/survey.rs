@@ -6,15 +6,14 @@ use super::batch::{self, Batch, Planned};
 use super::wanted::Wanted;
 use super::{Attempt, Restored, Setback, begin, doubt, pages};
 use crate::catalog::Chain;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
 use crate::fs::durable::Temp;
 use crate::lock::Mutex;
-use crate::ltx::index::END_MARK_BYTES;
+use crate::ltx::Header;
 use crate::ltx::index_reader::IndexReader;
 use crate::ltx::merge::check_link;
-use crate::ltx::parts::{Parts, Sum, TAIL_BYTES};
-use crate::ltx::{Damage, Header};
-use crate::replica::{Client, check_range, describe, open_decoder};
+use crate::ltx::parts::Sum;
+use crate::replica::{Client, Indexed, open_decoder};
 use crate::types::{Checksum, FileInfo, PageSize};
 use std::sync::Arc;
 
@@ -26,9 +25,7 @@ const GAP_BYTES: u64 = if cfg!(test) { 300 } else { 64 << 10 };
 
 /// What is read of a file before its turn comes.
 pub struct Fetched {
-    head: [u8; Header::BYTES],
-    tail: [u8; TAIL_BYTES as usize],
-    content: Option<Vec<u8>>,
+    stored: Indexed,
     /// The header of the level-0 file after a level-0 step, where that is not the next step.
     link: Option<Header>,
 }
@@ -43,37 +40,19 @@ pub fn held_bytes(file: &FileInfo) -> u64 {
 /// # Errors
 /// `Doubt` for damage; `Changed`, `Failed`.
 pub fn fetch(client: &dyn Client, file: &FileInfo, link: Option<&FileInfo>) -> Attempt<Fetched> {
-    let least = Header::BYTES as u64 + END_MARK_BYTES + TAIL_BYTES;
-    if file.size < least {
-        return Err(doubt(Damage::Truncated.at(&describe(file), file.size)));
-    }
-    let (mut head, mut tail) = ([0; Header::BYTES], [0; TAIL_BYTES as usize]);
-    let content = if held_bytes(file) > 0 {
-        let mut bytes = vec![0; file.size as usize];
-        client.read_at(file, 0, &mut bytes).map_err(Setback::of)?;
-        head.copy_from_slice(&bytes[..Header::BYTES]);
-        tail.copy_from_slice(&bytes[bytes.len() - TAIL_BYTES as usize..]);
-        Some(bytes)
-    } else {
-        client.read_at(file, 0, &mut head).map_err(Setback::of)?;
-        client.read_at(file, file.size - TAIL_BYTES, &mut tail).map_err(Setback::of)?;
-        None
-    };
+    let stored = Indexed::open(client, file, SMALL_BYTES).map_err(Setback::of)?;
     let link = match link.map(|next| open_decoder(client, next)) {
         Some(Ok(next)) => Some(*next.header()),
         // A damaged one tells nothing about the file before it.
         Some(Err(error)) if error.kind() != Kind::Corrupt => return Err(Setback::of(error)),
         _ => None,
     };
-    Ok(Fetched { head, tail, content, link })
+    Ok(Fetched { stored, link })
 }
 
 /// A file whose batches are under way.
 pub struct Open {
-    pub info: FileInfo,
-    pub name: String,
-    pub content: Option<Vec<u8>>,
-    parts: Parts,
+    pub stored: Indexed,
     // Guards what has come back of it.
     account: Mutex<Account>,
 }
@@ -90,15 +69,7 @@ struct Account {
 
 impl Open {
     pub fn page_size(&self) -> PageSize {
-        self.parts.header.page_size
-    }
-
-    fn read_at(&self, client: &dyn Client, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        match &self.content {
-            Some(content) => buffer.copy_from_slice(&content[offset as usize..][..buffer.len()]),
-            None => client.read_at(&self.info, offset, buffer)?,
-        }
-        Ok(())
+        self.stored.parts.header.page_size
     }
 
     /// Notes a batch done. When it was the last one and the file is what it should be: the bytes of the file that were
@@ -130,10 +101,11 @@ impl Open {
         }
         if !passed_over {
             let sums = account.sums.iter().map(|sum| sum.expect("BUG: a batch of a whole file has a sum"));
-            let checked = self.parts.check(sums, &index);
-            checked.map_err(|damage| doubt(damage.at(&self.name, self.info.size - 8)))?;
+            let Indexed { parts, name, .. } = &self.stored;
+            let checked = parts.check(sums, &index);
+            checked.map_err(|damage| doubt(damage.at(name, self.stored.file.size - 8)))?;
         }
-        Ok(Some(self.info.size - account.bytes))
+        Ok(Some(self.stored.file.size - account.bytes))
     }
 }
 
@@ -217,12 +189,12 @@ impl<'a> Survey<'a> {
     pub fn begin(&mut self, fetched: Fetched) -> Attempt<()> {
         assert!(self.needs_file(), "BUG: a file before its turn");
         self.left -= 1;
-        let info = self.chain.steps[self.left];
-        let name = describe(&info);
-        let parts = Parts::new(info.size, &fetched.head, &fetched.tail)
-            .map_err(|(damage, at)| doubt(damage.at(&name, at)))?;
-        let header = parts.header;
-        check_range(&info, header.range).map_err(doubt)?;
+        let stored = fetched.stored;
+        assert!(
+            stored.file.same_object(&self.chain.steps[self.left]),
+            "BUG: another file than the next older one"
+        );
+        let header = stored.parts.header;
         for next in self.newer.iter().chain(&fetched.link) {
             check_link(&header, next).map_err(doubt)?;
         }
@@ -231,7 +203,7 @@ impl<'a> Survey<'a> {
         if is_newest {
             let mut restored = begin(self.chain, &header).map_err(doubt)?;
             pages::resize(self.temp, &header)?;
-            let post = header.proof.map(|proof| proof.post).or_else(|| parts.post());
+            let post = header.proof.map(|proof| proof.post).or_else(|| stored.parts.post());
             restored.proven = post.is_some();
             restored.position.checksum = post.unwrap_or(Checksum::EMPTY);
             self.is_proven = header.proof.is_some();
@@ -240,15 +212,16 @@ impl<'a> Survey<'a> {
         let (wanted, restored) = self.begun.as_mut().expect("BUG: begun with the newest file");
         if header.page_size != restored.page_size {
             return Err(doubt(Error::corrupt(format!(
-                "{name} has another page size than the files after it"
+                "{} has another page size than the files after it",
+                stored.name
             ))));
         }
         wanted.begin(&header);
         let may_pass_over =
-            !is_newest && self.is_proven && header.proof.is_some() && fetched.content.is_none();
-        let index = IndexReader::new(&parts, &name).map_err(doubt)?;
+            !is_newest && self.is_proven && header.proof.is_some() && stored.content.is_none();
+        let index = stored.index().map_err(doubt)?;
         let account = Mutex::default();
-        let file = Arc::new(Open { info, name, content: fetched.content, parts, account });
+        let file = Arc::new(Open { stored, account });
         self.current = Some(Current {
             file,
             index,
@@ -277,7 +250,7 @@ impl<'a> Survey<'a> {
         }
         let current = self.current.take().expect("BUG: just there");
         let rest = current.file.end(current.batches, current.index.sum(), current.passed_over)?;
-        Ok(Next::FileOver(current.file.info, rest))
+        Ok(Next::FileOver(current.file.stored.file, rest))
     }
 }
 
@@ -285,8 +258,7 @@ impl Current {
     /// The next batch of the file; `None` at its end.
     fn next_batch(&mut self, client: &dyn Client, wanted: &mut Wanted) -> Attempt<Option<Batch>> {
         while !self.is_over {
-            let file = &self.file;
-            let entry = self.index.next(|from, buffer| file.read_at(client, from, buffer));
+            let entry = self.file.stored.next(client, &mut self.index);
             let batch = match entry.map_err(Setback::of)? {
                 None => {
                     self.is_over = true;

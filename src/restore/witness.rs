@@ -5,7 +5,7 @@
 //! which begins or ends there, or of the lowest file that does. Who is contradicted is planned without.
 
 use super::{Attempt, Setback};
-use crate::catalog::{Chain, is_history};
+use crate::catalog::{Captured, Chain};
 use crate::error::{Error, Kind};
 use crate::replica::{Client, describe, open_decoder};
 use crate::types::{Checksum, FileInfo, Level, Position};
@@ -20,8 +20,9 @@ pub fn check(client: &dyn Client, listing: &[FileInfo], chain: &Chain, found: Po
     if last.level == Level::CAPTURED {
         return Ok(());
     }
-    for file in witnesses(listing, last).into_iter().take(ASKED_MAX) {
-        let Some(said) = state_at(client, listing, &file, found)? else { continue };
+    let captured = Captured::new(listing);
+    for file in witnesses(listing, &captured, last).into_iter().take(ASKED_MAX) {
+        let Some(said) = state_at(client, &captured, &file, found)? else { continue };
         if said == found.checksum {
             return Ok(());
         }
@@ -38,20 +39,20 @@ pub fn check(client: &dyn Client, listing: &[FileInfo], chain: &Chain, found: Po
 }
 
 /// Those that begin or end where `last` ends, the lowest levels first.
-fn witnesses(listing: &[FileInfo], last: &FileInfo) -> Vec<FileInfo> {
+fn witnesses(listing: &[FileInfo], captured: &Captured, last: &FileInfo) -> Vec<FileInfo> {
     let end = last.range.max;
     let meets = |file: &&FileInfo| file.range.max == end || file.range.min == end.next();
     let mut files: Vec<FileInfo> =
         listing.iter().filter(meets).filter(|file| !file.same_object(last)).copied().collect();
     files.sort_by_key(|file| (file.level, file.range.min));
-    files.retain(|file| is_history(listing, file));
+    files.retain(|file| captured.is_history(file));
     files
 }
 
 /// What a file says of the state; `None`: nothing, or it is damaged, or a leftover of a writer that came too late.
 fn state_at(
     client: &dyn Client,
-    listing: &[FileInfo],
+    captured: &Captured,
     file: &FileInfo,
     found: Position,
 ) -> Attempt<Option<Checksum>> {
@@ -65,8 +66,6 @@ fn state_at(
     if said == found.checksum || file.level > Level::CAPTURED {
         return Ok(Some(said));
     }
-    let next =
-        listing.iter().find(|next| next.level == file.level && next.range.min == file.range.max.next());
-    let next = next.map(proof).transpose()?.flatten();
+    let next = captured.linked(file).map(proof).transpose()?.flatten();
     Ok(next.is_none_or(|next| next.pre == own.post).then_some(said))
 }
