@@ -19,7 +19,7 @@ SCANNED_MIB = 1024 if LONG else 64
 # Runs of each kind, alternating, and transactions that each process tries in a run.
 PAIRS, TRIES = (8, 500) if LONG else (2, 100)
 
-# argv: extension or "", URI, seed, "seconds" or "tries", how many, busy timeout in seconds.
+# argv: extension or "", URI, seed, "seconds" or "tries", how many, busy timeout in seconds once it is open.
 # Begins at the first line of its input; prints what came of it; then answers each further line with replica_sync().
 WRITER = """
 import json, random, sqlite3, sys, time
@@ -28,8 +28,10 @@ if extension:
     loader = sqlite3.connect(":memory:")
     loader.enable_load_extension(True)
     loader.load_extension(extension)
-c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=float(timeout))
+# The first of them to open may find a WAL to recover, which the others wait for.
+c = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
 c.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+c.execute(f"PRAGMA busy_timeout={int(float(timeout) * 1000)}").fetchone()
 dice = random.Random(int(seed))
 print("ready", *(c.execute("SELECT state, last_event FROM replica_status").fetchone() if extension else []))
 sys.stdin.readline()
