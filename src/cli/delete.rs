@@ -5,8 +5,11 @@ use super::arguments::Output;
 use super::progress::Progress;
 use super::show;
 use super::terminal::Terminal;
+use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lease;
+use crate::replica::Client;
 use crate::types::FileInfo;
 use clap::Args;
 use serde_json::json;
@@ -18,8 +21,9 @@ use std::cmp::Reverse;
 Example:
   sqlitereplicate delete file:///backup/old
 
-It asks for the name of the replica, which is the last part of its URL; --yes answers for you. What is no LTX file stays. Close \
-the database before: a writer that finds its replica emptied starts it anew.")]
+It asks for the name of the replica, which is the last part of its URL; --yes answers for you. What is neither an LTX file nor \
+the lease stays. Close the database before: a writer that finds its replica emptied starts it anew. While somebody holds the \
+lease, nothing is deleted.")]
 pub struct Delete {
     /// The replica: file:///absolute/folder or s3://bucket/prefix
     url: String,
@@ -40,6 +44,7 @@ impl Delete {
         if files.is_empty() {
             return Err(Error::not_found(format!("{} holds no LTX files", client.url())));
         }
+        refuse_held(&*client)?;
         let bytes: u64 = files.iter().map(|file| file.size).sum();
         if !self.yes {
             self.ask(client.url(), &files, bytes, terminal)?;
@@ -59,6 +64,7 @@ impl Delete {
                 client.url()
             )));
         }
+        remove_lease(&*client)?;
         config.remove_emptied(&self.url)?;
         let value = json!({"url": client.url(), "files": files.len(), "bytes": bytes});
         Ok(Answer::new(self.output.json, value, || {
@@ -86,5 +92,30 @@ impl Delete {
                 "nothing was deleted: nobody typed the name of the replica, {name:?}; give --yes where nobody can"
             ))),
         }
+    }
+}
+
+/// # Errors
+/// `Busy` while somebody may write by a lease; `Corrupt` for one that cannot be read.
+fn refuse_held(client: &dyn Client) -> Result<()> {
+    let lease = client.leases().map(|leases| lease::look(leases)).transpose()?.flatten();
+    match lease.filter(|lease| lease.expires_at > clock::now()) {
+        None => Ok(()),
+        Some(lease) => Err(Error::busy(format!(
+            "nothing was deleted: the lease of {} is held by {} until {}: close the database there, or wait until the lease \
+             has ended",
+            client.url(),
+            lease.holder,
+            lease.expires_at
+        ))),
+    }
+}
+
+/// The last holder's, which has ended.
+fn remove_lease(client: &dyn Client) -> Result<()> {
+    let Some(leases) = client.leases() else { return Ok(()) };
+    match leases.read_lease()? {
+        Some(old) => leases.remove_lease(&old),
+        None => Ok(()),
     }
 }
