@@ -20,6 +20,7 @@
 use std::cmp::Reverse;
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,20 +149,27 @@ impl Uploader {
     /// # Errors
     /// Those of the store and of the log: try again later, with the same bytes.
     pub fn put(&mut self, log: &Log, sealed: &Sealed) -> Result<Outcome> {
+        self.put_from(&log.path_of(sealed.txid), log.folder(), sealed)
+    }
+
+    /// The same with the bytes of a file that is not in the log at `folder` yet.
+    ///
+    /// # Errors
+    /// As [`Uploader::put`].
+    pub fn put_from(&mut self, path: &Path, folder: &Path, sealed: &Sealed) -> Result<Outcome> {
         self.check_whole()?;
         let range = TxidRange::one(sealed.txid);
-        let path = log.path_of(sealed.txid);
-        let mut body = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let mut body = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let file = match self.client.create(Level::CAPTURED, range, sealed.timestamp, &mut body) {
             Ok(file) => file,
-            Err(error) if error.kind() == Kind::Exists => match self.existing(log, sealed)? {
+            Err(error) if error.kind() == Kind::Exists => match self.existing(path, sealed)? {
                 Some(file) => file,
                 None => {
                     return Ok(Outcome::Fenced(format!(
                         "another writer created txid {} in {}; this database's own files from there on stay in {}",
                         sealed.txid,
                         self.client.url(),
-                        log.folder().display()
+                        folder.display()
                     )));
                 }
             },
@@ -180,7 +188,7 @@ impl Uploader {
     }
 
     /// The object of that name, when it is ours.
-    fn existing(&self, log: &Log, sealed: &Sealed) -> Result<Option<FileInfo>> {
+    fn existing(&self, path: &Path, sealed: &Sealed) -> Result<Option<FileInfo>> {
         let range = TxidRange::one(sealed.txid);
         let Some(file) = self.client.stat(Level::CAPTURED, range)? else {
             return Err(Error::conflict(format!(
@@ -189,11 +197,13 @@ impl Uploader {
                 self.client.url()
             )));
         };
-        let path = log.path_of(sealed.txid);
-        let own = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        // Same states before and after, other bytes: the same commits, captured twice.
+        let own = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        // Same states before and after, other bytes: the same commits, captured twice. Groups that change nothing are
+        // alike, whoever made them.
+        let is_change = sealed.proof.pre != sealed.proof.post;
         let is_ours = file.size == sealed.size && same_bytes(self.client.open(&file)?, own)?
-            || header_of(&*self.client, &file).is_ok_and(|header| header.proof == Some(sealed.proof));
+            || is_change
+                && header_of(&*self.client, &file).is_ok_and(|header| header.proof == Some(sealed.proof));
         if is_ours {
             self.client.make_durable(Level::CAPTURED)?;
         }

@@ -73,6 +73,28 @@ pub fn plan(
     Some(Group { header, whole: old.is_none() })
 }
 
+/// A group that changes nothing after this state: it takes a txid, and that is all.
+pub fn empty(after: &Recorded, writer_id: u64, now: Timestamp) -> Header {
+    let state = after.position.checksum;
+    Header {
+        page_size: after.page_size,
+        page_count: after.page_count,
+        range: TxidRange::one(after.position.txid.next()),
+        timestamp: now.max(after.timestamp),
+        wal: WalSpan::CAPTURED,
+        writer_id,
+        proof: Some(Proof { pre: state, post: state }),
+    }
+}
+
+/// Writes the file of [`empty`]; its length. The same bytes each time.
+///
+/// # Errors
+/// `Full`, `Io`.
+pub fn write_empty(file: &File, header: &Header) -> Result<u64> {
+    Ok(Encoder::new(BufWriter::new(file), *header)?.finish()?.size)
+}
+
 /// Seals the planned group, in the place of `unneeded` if there is one, and brings the page checksums after it.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ use crate::lock::Mutex;
 
 pub use self::claims::Claim;
 pub use self::rules::{real_path, scratch_folder};
-pub use self::settings::{Durability, IfMissing, OnBehind, Settings, upkeep};
+pub use self::settings::{Durability, IfMissing, LeaseSettings, LeaseUse, OnBehind, Settings, upkeep};
 pub use self::url::ReplicaUrl;
 
 use self::claims::Claims;

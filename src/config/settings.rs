@@ -8,6 +8,7 @@ use super::rules::Layer;
 use super::setting::{self, Value};
 use super::url::ReplicaUrl;
 use crate::error::{Error, Result};
+use crate::lease::Terms;
 use crate::replica::s3::Options;
 use crate::upkeep::{Levels, Policy};
 
@@ -45,6 +46,30 @@ pub enum OnBehind {
     Refuse,
 }
 
+/// Who may write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseUse {
+    /// Whoever has it open: a single writer, fenced by the history itself.
+    Off,
+    /// Who holds the lease, which the first write takes.
+    Auto,
+    /// Who holds the lease, which somebody asks for.
+    Required,
+    /// This one, by its owner's name, always.
+    Static { primary: String },
+}
+
+/// What is said of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseSettings {
+    pub used: LeaseUse,
+    pub terms: Terms,
+    /// Name of the holder; `None`: host and process.
+    pub owner: Option<String>,
+    /// Where it can be reached.
+    pub url: Option<String>,
+}
+
 /// Everything one database needs to know; what is not built yet has no field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -66,6 +91,7 @@ pub struct Settings {
     pub verify_interval: Option<Duration>,
     pub if_missing: IfMissing,
     pub on_behind: OnBehind,
+    pub lease: LeaseSettings,
     /// Folder of the local log, absolute.
     pub log: PathBuf,
     pub log_bytes_max: u64,
@@ -111,6 +137,7 @@ impl Settings {
                 Value::Word("refuse") => OnBehind::Refuse,
                 _ => OnBehind::Auto,
             },
+            lease: lease(layer)?,
             log: match layer.get("replica_log") {
                 Some(Value::Folder(folder)) => folder.clone(),
                 _ => beside(database),
@@ -149,6 +176,31 @@ fn levels(layer: &Layer) -> Levels {
 
 fn retention(layer: &Layer) -> Policy {
     Policy { l0: duration(layer, "replica_l0_retention"), window: duration(layer, "replica_retention") }
+}
+
+fn lease(layer: &Layer) -> Result<LeaseSettings> {
+    let text = |name: &str| match layer.get(name) {
+        Some(Value::Text(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let used = match (value(layer, "replica_lease"), text("replica_lease_primary")) {
+        (Value::Word("static"), Some(primary)) => LeaseUse::Static { primary },
+        (Value::Word("static"), None) => {
+            return Err(Error::invalid(
+                "replica_lease='static' needs replica_lease_primary, the owner's name of the one node that writes",
+            ));
+        }
+        (_, Some(primary)) => {
+            return Err(Error::invalid(format!(
+                "replica_lease_primary='{primary}' says who is the primary for ever, which only replica_lease=static does"
+            )));
+        }
+        (Value::Word("auto"), None) => LeaseUse::Auto,
+        (Value::Word("required"), None) => LeaseUse::Required,
+        _ => LeaseUse::Off,
+    };
+    let terms = Terms::new(duration(layer, "replica_lease_ttl"))?;
+    Ok(LeaseSettings { used, terms, owner: text("replica_lease_owner"), url: text("replica_lease_url") })
 }
 
 /// `<db>-replica`.

@@ -1,6 +1,7 @@
 //! The sources against each other.
 
 use super::*;
+use crate::lease::Terms;
 use crate::upkeep::{Levels, Policy};
 
 fn config(variables: &[(&str, &str)]) -> Config {
@@ -75,6 +76,7 @@ fn a_uri_is_enough_and_the_rest_is_default() {
             verify_interval: None,
             if_missing: IfMissing::Refuse,
             on_behind: OnBehind::Auto,
+            lease: LeaseSettings { used: LeaseUse::Off, terms: Terms::default(), owner: None, url: None },
             log: "/no/app.db-replica".into(),
             log_bytes_max: 1 << 30,
             from_environment: false,
@@ -117,6 +119,34 @@ fn every_built_setting_arrives() {
     assert_eq!(found.levels, Levels { merged, snapshot: seconds(6 * 3600) });
     assert_eq!(found.retention, Policy { l0: seconds(120), window: seconds(0) });
     assert_eq!(found.log, Path::new("/log/x"));
+}
+
+#[test]
+fn a_lease_is_used_as_it_is_said() {
+    let given = |more: &[(&str, &str)]| {
+        let uri = [&[("replica", "file:///a")], more].concat();
+        match resolve(&config(&[]), "/no/app.db", &uri, OpenedAs::Explicit) {
+            Ok(Decision::Replicate(settings)) => Ok(settings.lease),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let found = given(&[
+        ("replica_lease", "auto"),
+        ("replica_lease_ttl", "5s"),
+        ("replica_lease_owner", "web-1"),
+        ("replica_lease_url", "http://web-1"),
+    ]);
+    let terms = Terms::new(std::time::Duration::from_secs(5)).unwrap();
+    let (owner, url) = (Some("web-1".into()), Some("http://web-1".into()));
+    assert_eq!(found, Ok(LeaseSettings { used: LeaseUse::Auto, terms, owner, url }));
+    assert_eq!(given(&[("replica_lease", "required")]).map(|l| l.used), Ok(LeaseUse::Required));
+    let primary = ("replica_lease_primary", "web-1");
+    let fixed = given(&[("replica_lease", "static"), primary]).map(|l| l.used);
+    assert_eq!(fixed, Ok(LeaseUse::Static { primary: "web-1".into() }));
+    assert!(given(&[("replica_lease", "static")]).unwrap_err().contains("needs replica_lease_primary"));
+    assert!(given(&[("replica_lease", "auto"), primary]).unwrap_err().contains("only replica_lease=static"));
+    assert!(given(&[("replica_lease_ttl", "2s")]).unwrap_err().contains("3s to 24h"));
 }
 
 #[test]

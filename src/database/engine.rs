@@ -161,7 +161,7 @@ impl Engine {
         body(self, db)
     }
 
-    fn work(&mut self, db: &Arc<Database>) -> Result<Cycle> {
+    pub(super) fn work(&mut self, db: &Arc<Database>) -> Result<Cycle> {
         for _ in 0..GROUPS_MAX {
             if db.waits_for_replica() {
                 db.tickets.gather((self.put_took / 2).min(GATHER_MAX));

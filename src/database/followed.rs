@@ -17,6 +17,7 @@ use super::connections::Connections;
 use super::engine::Engine;
 use super::exclusive_wal::ExclusiveWal;
 use super::gate::Gate;
+use super::leasehold::Rights;
 use super::poll::Polled;
 use super::runs::Runs;
 use super::seen::Seen;
@@ -47,6 +48,7 @@ pub struct Database {
     pub exclusive_wal: ExclusiveWal,
     pub tickets: Tickets,
     pub(super) gate: Gate,
+    pub(super) rights: Rights,
     pub(super) upkeep: Upkeep,
     pub(super) verifying: Verifying,
     /// Writes to the database file by this process, in rollback modes.
@@ -82,6 +84,8 @@ pub struct Parts {
     pub event: Option<String>,
     pub error: Option<String>,
     pub gate: Gate,
+    /// Names this life of the database as the holder of a lease.
+    pub lease_id: u64,
 }
 
 impl Database {
@@ -92,6 +96,7 @@ impl Database {
             notices[0].error(error);
         }
         let page_size = parts.engine.recorded.map(|r| r.page_size);
+        let rights = Rights::of(&parts.settings, parts.lease_id);
         let upkeep = Upkeep::new(parts.engine.name, &parts.log, &parts.settings);
         let database = Database {
             path: parts.settings.database.clone(),
@@ -105,6 +110,7 @@ impl Database {
             exclusive_wal: ExclusiveWal::default(),
             tickets: Tickets::default(),
             gate: parts.gate,
+            rights,
             upkeep,
             verifying: Verifying::of(parts.engine.replicas.len()),
             writes: AtomicU64::new(0),

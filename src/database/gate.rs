@@ -46,6 +46,7 @@ impl Database {
     /// # Errors
     /// `Busy` while the replica has not answered; `Fenced` when it never will take what this database commits.
     pub fn pass_gate(self: &Arc<Self>) -> Result<()> {
+        self.pass_lease()?;
         let gate = &self.gate;
         if gate.is_open.load(Ordering::Acquire) {
             return Ok(());

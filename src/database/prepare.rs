@@ -16,6 +16,7 @@ use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
 use super::gate::Gate;
 use super::home::Home;
+use super::leasehold::leases_of;
 use super::live::LiveFiles;
 use super::look::{Look, is_related, power_was_lost, unsent};
 use super::roll_forward::Rolled;
@@ -24,8 +25,8 @@ use super::way::History;
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Files, Phase, group};
 use crate::clock::{self, Deadline};
-use crate::config::{Claim, Config, Durability, OnBehind, ReplicaUrl, Settings};
-use crate::error::{Error, Result};
+use crate::config::{Claim, Config, Durability, LeaseUse, OnBehind, ReplicaUrl, Settings};
+use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile, boot_id, durable};
 use crate::ltx::page_checksum;
@@ -116,6 +117,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         });
     }
     let head = home.look()?;
+    check_leases(&home, &settings)?;
     let state = State::open(&folder.join("state"))?;
     let noted = NotedSet::open(&folder.join("noted"))?;
     if power_was_lost(&state)? {
@@ -192,6 +194,18 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
         Verdict::Restore => prepared.restore(&findings).map(|()| prepared),
         _ => Ok(prepared),
+    }
+}
+
+/// # Errors
+/// `Invalid` when a lease is to be used and the store keeps none. One that does not answer now says so later.
+fn check_leases(home: &Home, settings: &Settings) -> Result<()> {
+    if !home.is_known || !matches!(settings.lease.used, LeaseUse::Auto | LeaseUse::Required) {
+        return Ok(());
+    }
+    match leases_of(&*home.client).and_then(|leases| leases.check_leases()) {
+        Err(error) if error.kind() == Kind::Invalid => Err(error.while_doing("replica_lease")),
+        _ => Ok(()),
     }
 }
 
@@ -302,6 +316,7 @@ impl Prepared {
             event,
             error,
             gate: Gate::new(!is_gated),
+            lease_id: random_number()?,
         }))
     }
 }

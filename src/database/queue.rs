@@ -4,9 +4,10 @@
 //! ```text
 //! lane      what a run waits for           threads that may be in it at the same time
 //! Folder    a disk                         all
-//! Bucket    the answer of a store          all; all but one where there are folders too
+//! Bucket    the answer of a store          all; all but one where there are folders or leases too
 //! Failing   what did not work last time    a third of them, at least one
 //! Upkeep    a disk or a store, for long    one, and never the last
+//! Lease     the answer of a store, soon    a third of them, at least one: one hangs, and others are to be renewed
 //! ```
 //!
 //! Promise: among what its limit allows to run, the earliest due goes first. A database that always has something to do
@@ -23,9 +24,11 @@ pub enum Lane {
     Failing,
     /// Of replicas: merging, snapshots, retention. Nobody waits for it.
     Upkeep,
+    /// What must not wait for any of the others.
+    Lease,
 }
 
-const LANES: [Lane; 4] = [Lane::Folder, Lane::Bucket, Lane::Failing, Lane::Upkeep];
+const LANES: [Lane; 5] = [Lane::Folder, Lane::Bucket, Lane::Failing, Lane::Upkeep, Lane::Lease];
 
 struct Due<T> {
     at: Instant,
@@ -64,19 +67,19 @@ pub struct Queue<T> {
     heaps: [BinaryHeap<Reverse<Due<T>>>; LANES.len()],
     running: [usize; LANES.len()],
     order: u64,
-    has_folders: bool,
+    has_hurried: bool,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Queue<T> {
-        Queue { heaps: Default::default(), running: Default::default(), order: 0, has_folders: false }
+        Queue { heaps: Default::default(), running: Default::default(), order: 0, has_hurried: false }
     }
 }
 
 impl<T> Queue<T> {
     /// There will be something to run in this lane.
     pub fn expect(&mut self, lane: Lane) {
-        self.has_folders |= lane == Lane::Folder;
+        self.has_hurried |= matches!(lane, Lane::Folder | Lane::Lease);
     }
 
     pub fn push(&mut self, lane: Lane, at: Instant, what: T) {
@@ -107,7 +110,7 @@ impl<T> Queue<T> {
     pub fn collecting(&self) -> usize {
         LANES
             .into_iter()
-            .filter(|&lane| lane != Lane::Upkeep)
+            .filter(|&lane| !matches!(lane, Lane::Upkeep | Lane::Lease))
             .map(|lane| self.heaps[lane as usize].len())
             .sum()
     }
@@ -128,14 +131,15 @@ impl<T> Queue<T> {
     }
 
     fn may_run(&self, lane: Lane, threads: usize) -> bool {
-        let [_, bucket, failing, upkeep] = self.running;
-        let kept = usize::from(self.has_folders && threads > 1);
+        let [_, bucket, failing, upkeep, lease] = self.running;
+        let kept = usize::from(self.has_hurried && threads > 1);
         let is_free = bucket + failing + upkeep + kept < threads;
         match lane {
             Lane::Folder => true,
             Lane::Bucket => is_free,
             Lane::Failing => is_free && failing < (threads / 3).max(1),
             Lane::Upkeep => is_free && upkeep == 0,
+            Lane::Lease => lease < (threads / 3).max(1),
         }
     }
 }

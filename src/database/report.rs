@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::followed::Database;
 use crate::clock;
 use crate::config::ReplicaUrl;
-use crate::types::{Timestamp, Txid};
+use crate::types::{Epoch, Timestamp, Txid};
 
 /// What the status table says of one replica.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct ReplicaStatus {
     pub last_error: Option<String>,
     pub last_error_at: Option<Timestamp>,
     pub last_event: Option<String>,
+    /// Of the lease, where it is held here.
+    pub lease: Option<(Epoch, Timestamp)>,
     pub zero_salt_frames: u64,
     pub retries: u64,
 }
@@ -53,6 +55,7 @@ impl Database {
         let sealed = self.log.recorded().ok().flatten().map(|r| r.position.txid);
         let dirty = self.runs.dirty_since_ms();
         let lag_ms = dirty.map_or(0, |since| clock::monotonic_ms().saturating_sub(since));
+        let held = self.held_lease().map(|held| (held.lease.epoch, held.lease.expires_at));
         let notices = self.notices.lock();
         let rows = self.settings.replicas.iter().zip(notices.iter()).enumerate();
         rows.map(|(index, (url, notices))| {
@@ -74,11 +77,19 @@ impl Database {
                 last_error: notices.last_error.clone(),
                 last_error_at: notices.last_error_at,
                 last_event: notices.last_event.clone(),
+                lease: held.filter(|_| index == 0),
                 zero_salt_frames: self.seen.zero_salt_frames.load(Ordering::Relaxed),
                 retries: notices.retries,
             }
         })
         .collect()
+    }
+
+    /// Sealed groups that the home replica lacks.
+    pub(super) fn queued(&self) -> usize {
+        let acknowledged = self.state.acknowledged(0);
+        let txids = self.log.txids().unwrap_or_default();
+        txids.into_iter().filter(|&t| acknowledged.is_none_or(|a| t > a)).count()
     }
 
     fn queued_bytes(&self, acknowledged: Option<Txid>) -> u64 {

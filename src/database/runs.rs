@@ -123,6 +123,9 @@ impl Database {
         if lane == Lane::Upkeep {
             return self.run_upkeep();
         }
+        if lane == Lane::Lease {
+            return self.run_lease();
+        }
         let home = self.take_due(at);
         let copies = self.runs.copies_due.lock().take_if(|due| *due == at).is_some();
         if !(home || copies) || !matches!(self.phase(), Phase::Live | Phase::Cold) {

@@ -116,6 +116,12 @@ impl Runtime {
         self.worker.schedule_in(Lane::Upkeep, database, at);
     }
 
+    /// What keeps a lease must not wait for anything else.
+    pub(super) fn schedule_lease(&self, database: &Arc<Database>, at: Instant) {
+        self.worker.forget(Lane::Lease, database);
+        self.worker.schedule_in(Lane::Lease, database, at);
+    }
+
     fn worker_of(&self, database: &Database) -> &Worker {
         match database.urgency() {
             Urgency::Low => &self.worker,
@@ -189,6 +195,9 @@ impl Runtime {
         };
         self.worker_of(&database).start(self, database.lane())?;
         self.worker.start(self, Lane::Upkeep)?;
+        if database.is_leased() {
+            self.worker.start(self, Lane::Lease)?;
+        }
         static AT_EXIT: Once = Once::new();
         AT_EXIT.call_once(|| os::at_exit(flush_at_exit));
         // Groups that were never sent, and pages noted before, wait for no commit. None is announced by this.
@@ -223,7 +232,11 @@ impl Runtime {
         if !database.connections.remove(id) {
             return;
         }
-        flush(database, Deadline::after(database.settings.flush_timeout));
+        let deadline = Deadline::after(database.settings.flush_timeout);
+        flush(database, deadline);
+        if database.leave_lease() {
+            database.wait_for_leave(deadline);
+        }
         let engine = database.engine.try_lock_for(CLOSE_PATIENCE);
         if let Some(engine) = engine.or_else(|| database.leave_to_worker()) {
             self.close(database, engine);
@@ -246,6 +259,7 @@ impl Runtime {
         table.open.remove(&database.path);
         drop(table);
         self.worker.forget(Lane::Upkeep, database);
+        self.worker.forget(Lane::Lease, database);
     }
 
     /// A database was opened for reading only.
@@ -305,6 +319,12 @@ impl Everyone for Runtime {
 }
 
 fn same_settings(open: &Database, settings: &Settings) -> Result<()> {
+    if open.settings.lease != settings.lease {
+        return Err(Error::invalid(format!(
+            "{} is open in this process with another replica_lease; a second connection has the same settings of the lease",
+            open.path.display()
+        )));
+    }
     if open.settings.replicas == settings.replicas {
         return Ok(());
     }
@@ -340,6 +360,8 @@ fn flush_at_exit() {
     for (database, ticket) in asked {
         let _ = database.tickets.wait(ticket, deadline);
     }
+    let leaving: Vec<_> = open.iter().filter(|database| database.leave_lease()).collect();
+    leaving.into_iter().for_each(|database| database.wait_for_leave(deadline));
 }
 
 /// Leaves marks that let the next open know the file again without reading it.

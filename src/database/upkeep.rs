@@ -118,6 +118,7 @@ impl Database {
         matches!(self.phase(), Phase::Live | Phase::Cold)
             && !self.connections.is_empty()
             && self.state.worked_last() == self.upkeep.engine
+            && self.may_write_now()
     }
 
     /// When the next run is due.

@@ -135,6 +135,8 @@ impl Worker {
             THREADS.into_iter().find(|t| t.0 == self.urgency).expect("BUG: no row for an urgency");
         let threads = match lane {
             Lane::Upkeep => 1,
+            // One of them is never taken by what lasts.
+            Lane::Lease => 2,
             Lane::Folder => folders,
             Lane::Bucket | Lane::Failing => bucket,
         };

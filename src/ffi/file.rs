@@ -90,14 +90,16 @@ impl FileState {
         }
     }
 
-    pub(super) fn wal(&self, call: impl FnOnce(&dyn WalHooks)) {
-        let Follow::Wal(hooks) = &self.follow else { return };
+    /// A call on the hooks of a WAL or a journal.
+    pub(super) fn wal<R>(&self, fallback: R, call: impl FnOnce(&dyn WalHooks) -> R) -> R {
+        let Follow::Wal(hooks) = &self.follow else { return fallback };
         if self.is_silent() {
-            return;
+            return fallback;
         }
-        if let Err(text) = guard::catch(|| call(&**hooks)) {
+        guard::catch(|| call(&**hooks)).unwrap_or_else(|text| {
             self.halt(&text);
-        }
+            fallback
+        })
     }
 
     /// The file is closed: tell the hooks, also those that panicked. A forked child leaks them: their drop may

@@ -4,7 +4,7 @@
 //! xOpen --> VfsHooks::open --> PassThrough          base file, no wrapper
 //!                              Refuse(text)         stub file; the open fails with the text
 //!                              Main(pending)        base opened, pending.opened(file) --> MainHooks
-//!                              Wal(hooks)           base opened, WalHooks
+//!                              Wal(hooks)           base opened, WalHooks; also for a rollback journal
 //! ```
 //!
 //! Promises to the implementor:
@@ -111,7 +111,7 @@ pub enum OpenPlan {
     Refuse(String),
     /// Open the base, then ask for the hooks. Only for [`FileKind::Main`].
     Main(Box<dyn PendingMain>),
-    /// Open the base and follow it. Only for [`FileKind::Wal`].
+    /// Open the base and follow it. Only for [`FileKind::Wal`] and [`FileKind::MainJournal`].
     Wal(Arc<dyn WalHooks>),
 }
 
@@ -139,6 +139,15 @@ pub trait PendingMain {
 pub trait MainHooks: Send + Sync {
     /// For `Connection::main_hooks`: the way back from a schema name to the implementor's own type.
     fn as_any(&self) -> &dyn Any;
+
+    /// Before xWrite, and before [`MainHooks::before_write`].
+    ///
+    /// # Errors
+    /// The write is not made, and SQLite is told; the text goes to sqlite3_log.
+    fn admit_write(&self, offset: u64, bytes: &[u8]) -> Result<(), MayNotWrite> {
+        let _ = (offset, bytes);
+        Ok(())
+    }
 
     /// Before xWrite. Comes for rollback commits, journal playback and checkpoints alike.
     fn before_write(&self, offset: u64, bytes: &[u8]) {
@@ -231,8 +240,17 @@ pub trait MainHooks: Send + Sync {
     }
 }
 
-/// The WAL file of one connection.
+/// The WAL file of one connection, or its rollback journal.
 pub trait WalHooks: Send + Sync {
+    /// As [`MainHooks::admit_write`].
+    ///
+    /// # Errors
+    /// The same.
+    fn admit_write(&self, offset: u64, bytes: &[u8]) -> Result<(), MayNotWrite> {
+        let _ = (offset, bytes);
+        Ok(())
+    }
+
     fn before_write(&self, offset: u64, bytes: &[u8]) {
         let _ = (offset, bytes);
     }

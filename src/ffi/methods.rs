@@ -98,9 +98,20 @@ unsafe extern "C" fn write(
     unsafe {
         let bytes = std::slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(length).unwrap_or(0));
         let at = u64::try_from(offset).unwrap_or(0);
-        match &state(file).follow {
-            Follow::Main(_) => state(file).main((), |hooks| hooks.before_write(at, bytes)),
-            _ => state(file).wal(|hooks| hooks.before_write(at, bytes)),
+        let admitted = match &state(file).follow {
+            Follow::Main(_) => state(file).main(Ok(()), |hooks| {
+                hooks.admit_write(at, bytes)?;
+                hooks.before_write(at, bytes);
+                Ok(())
+            }),
+            _ => state(file).wal(Ok(()), |hooks| {
+                hooks.admit_write(at, bytes)?;
+                hooks.before_write(at, bytes);
+                Ok(())
+            }),
+        };
+        if let Err(refused) = admitted {
+            return answer(file, refused);
         }
         base_methods(file).xWrite.expect("BUG: a file has xWrite")(below(file), buffer, length, offset)
     }
@@ -115,7 +126,7 @@ unsafe extern "C" fn truncate(file: *mut sys::sqlite3_file, size: i64) -> c_int 
     unsafe {
         match &state(file).follow {
             Follow::Main(_) => state(file).main((), |hooks| hooks.before_truncate(bytes)),
-            _ => state(file).wal(|hooks| hooks.before_truncate(bytes)),
+            _ => state(file).wal((), |hooks| hooks.before_truncate(bytes)),
         }
         base_methods(file).xTruncate.expect("BUG: a file has xTruncate")(below(file), size)
     }

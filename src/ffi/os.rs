@@ -140,6 +140,16 @@ pub fn process_wide_if_there<T: Sync>(
     (generation_of(there) == fork_generation()).then_some(there)
 }
 
+/// The name of this machine; empty where it has none.
+#[must_use]
+pub fn host_name() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: gethostname(2) writes at most what it is told; the last byte stays 0 whatever is cut.
+    let answer = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let end = name.iter().position(|&b| b == 0).unwrap_or(0);
+    if answer == 0 { String::from_utf8_lossy(&name[..end]).into_owned() } else { String::new() }
+}
+
 /// Starts a thread that a host does not notice: it takes none of the process's signals, has a small stack,
 /// and runs at `nice` more than the process (0: the same; a thread cannot go back without privilege).
 /// Of `name` the system shows 15 bytes.

@@ -232,7 +232,7 @@ unsafe extern "C" fn open(
             OpenPlan::Main(pending) if request.kind == FileKind::Main => {
                 file::open_main(this, name, file, flags, out, pending)
             }
-            OpenPlan::Wal(hooks) if request.kind == FileKind::Wal => {
+            OpenPlan::Wal(hooks) if matches!(request.kind, FileKind::Wal | FileKind::MainJournal) => {
                 file::open_wal(this, name, file, flags, out, hooks)
             }
             OpenPlan::Refuse(text) => stub::open(this, file, flags, out, &text),

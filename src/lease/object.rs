@@ -47,7 +47,14 @@ impl Holder {
         Holder { id: Some(id), host: shown(host), process: Some(process), url }
     }
 
-    fn owner(&self) -> String {
+    /// The same under a name of its own.
+    pub fn named(id: u64, owner: &str, url: Option<&str>) -> Holder {
+        let (host, process) = Holder::of_owner(&shown(owner));
+        Holder { host, process, ..Holder::new(id, "", 0, url) }
+    }
+
+    /// As the object names it.
+    pub fn owner(&self) -> String {
         match self.process {
             Some(process) if self.host.is_empty() => format!("pid-{process}"),
             Some(process) => format!("{}:{process}", self.host),

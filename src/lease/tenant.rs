@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::replica::{LeaseObject, Leases};
 
 /// The clocks. A test has its own.
-pub trait Time {
+pub trait Time: Sync {
     fn now(&self) -> Now;
     /// Lets time pass.
     fn pause(&self, duration: Duration);
@@ -58,6 +58,11 @@ impl<'t> Tenant<'t> {
     /// The right to write now, if it is held.
     pub fn permit(&self) -> Option<Permit> {
         self.state.permit(&self.rules, self.time.now())
+    }
+
+    /// Of what is asked for from now on.
+    pub fn set_terms(&mut self, terms: Terms) {
+        self.rules.terms = terms;
     }
 
     /// What is held, as it stands in the store.

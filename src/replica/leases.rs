@@ -24,6 +24,12 @@ impl LeaseObject {
 
 /// The lease of a replica. After any other error than those named, a change may have been made, or may be yet: read back.
 pub trait Leases {
+    /// Whether the store keeps what is promised here, which may take trying it out.
+    ///
+    /// # Errors
+    /// `Invalid` where it does not; else as the store refuses.
+    fn check_leases(&self) -> Result<()>;
+
     /// What is there now.
     ///
     /// # Errors

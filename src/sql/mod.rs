@@ -2,6 +2,7 @@
 
 mod arguments;
 mod functions;
+mod lease;
 mod restore;
 mod roll;
 mod tables;
@@ -26,9 +27,12 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
     function("replica_rollforward", 0, 1, DirectOnly, roll::rollforward)?;
     function("replica_rollback", 1, 2, DirectOnly, roll::rollback)?;
+    function("replica_lease_acquire", 0, 3, DirectOnly, lease::acquire)?;
+    function("replica_lease_release", 0, 1, DirectOnly, lease::release)?;
     function("replica_verify", 1, 1, DirectOnly, verify::replica_verify)?;
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;
     register_table(connection, "replica_status", &tables::STATUS, &[], Anywhere, tables::status)?;
+    register_table(connection, "replica_lease", &lease::LEASE, &[], DirectOnly, lease::lease)?;
     register_table(connection, "replica_doctor", &tables::DOCTOR, &["url"], DirectOnly, tables::doctor)?;
     let points = tables::restore_points;
     register_table(

@@ -51,6 +51,8 @@ fn overwrite<T>(
     body: impl FnOnce(&Arc<Database>, Duration, &mut Begin<'_>) -> Result<T>,
 ) -> Result<T> {
     with_main(call, schema_at, |main| {
+        // What is overwritten becomes the next txid.
+        main.db.pass_lease()?;
         // So that SQLite shows what a WAL holds.
         call.connection().read_once(schema(call, schema_at));
         let (database, wait) = (&main.db, main.db.settings.open_timeout);

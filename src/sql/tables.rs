@@ -72,8 +72,8 @@ fn status_row(schema: Option<&str>, s: &ReplicaStatus) -> Vec<Value> {
         s.last_error.clone().into(),
         s.last_error_at.map(|at| at.to_string()).into(),
         s.last_event.clone().into(),
-        Value::Null,
-        Value::Null,
+        s.lease.map(|(epoch, _)| epoch.get() as i64).into(),
+        s.lease.map(|(_, end)| end.to_string()).into(),
         Value::Integer(s.zero_salt_frames as i64),
         Value::Integer(s.retries as i64),
     ]

@@ -165,6 +165,21 @@ impl MainFile {
         })
     }
 
+    /// This transaction writes under a lock that was there before it, and without a journal, which would have been asked
+    /// whether the lease is held: nobody was.
+    fn is_ungated(&self) -> bool {
+        self.db.is_leased()
+            && self.kept.load(Ordering::Relaxed)
+            && !self.db.connections.has_wal()
+            && self.doing(&mut self.transaction.lock().journal) != Writing::Journaled
+    }
+
+    /// The file holds these bytes: SQLite rolls back what was refused, and must be let to.
+    fn is_there(&self, offset: u64, bytes: &[u8]) -> bool {
+        let mut there = vec![0; bytes.len()];
+        self.file.read(offset, &mut there).is_ok_and(|read| read == bytes.len()) && there == bytes
+    }
+
     /// Whether this write can be undone from a journal on disk.
     fn doing(&self, journal: &mut Option<std::fs::File>) -> Writing {
         if !self.kept.load(Ordering::Relaxed) {
@@ -228,9 +243,19 @@ impl MainHooks for MainFile {
         &self.connected
     }
 
+    fn admit_write(&self, offset: u64, bytes: &[u8]) -> Result<(), MayNotWrite> {
+        if self.is_ungated() && !self.is_there(offset, bytes) {
+            return Err(MayNotWrite::AnyMore(self.db.cannot_gate()));
+        }
+        Ok(())
+    }
+
     fn before_write(&self, offset: u64, bytes: &[u8]) {
         if !self.db.connections.has_wal() {
-            self.write_rollback(offset, bytes);
+            // Where nothing is let through, nothing is changed either.
+            if !self.is_ungated() {
+                self.write_rollback(offset, bytes);
+            }
         } else if !self.wal.is_mapped() {
             self.db.exclusive_wal.checkpointing();
         }

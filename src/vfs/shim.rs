@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::main_file::MainFile;
-use super::wal_file::WalFile;
+use super::wal_file::{JournalFile, WalFile};
 use crate::config::{Config, Decision, OpenedAs, Settings, real_path};
 use crate::database::{Opening, ReadOnlyOpen, Runtime, ShmWal};
 use crate::error::Error;
@@ -22,10 +22,16 @@ impl VfsHooks for Replicating {
     fn open(&self, request: &OpenRequest<'_>) -> OpenPlan {
         match (request.kind, request.path) {
             (FileKind::Main, Some(path)) => open_main(request, path),
-            (FileKind::Wal, Some(path)) => match Runtime::get().find(&database_of(path)) {
+            (FileKind::Wal, Some(path)) => match Runtime::get().find(&database_of(path, "-wal")) {
                 Some(database) => OpenPlan::Wal(Arc::new(WalFile::new(database))),
                 None => OpenPlan::PassThrough,
             },
+            (FileKind::MainJournal, Some(path)) => {
+                match Runtime::get().find(&database_of(path, "-journal")) {
+                    Some(database) if database.is_leased() => OpenPlan::Wal(Arc::new(JournalFile(database))),
+                    _ => OpenPlan::PassThrough,
+                }
+            }
             _ => OpenPlan::PassThrough,
         }
     }
@@ -39,10 +45,11 @@ impl VfsHooks for Replicating {
     }
 }
 
-/// The database that a WAL belongs to.
-fn database_of(wal: &Path) -> PathBuf {
-    let bytes = wal.as_os_str().as_bytes();
-    real_path(Path::new(std::ffi::OsStr::from_bytes(bytes.strip_suffix(b"-wal").unwrap_or(bytes))))
+/// The database that a WAL or journal belongs to.
+fn database_of(file: &Path, suffix: &str) -> PathBuf {
+    let bytes = file.as_os_str().as_bytes();
+    let database = bytes.strip_suffix(suffix.as_bytes()).unwrap_or(bytes);
+    real_path(Path::new(std::ffi::OsStr::from_bytes(database)))
 }
 
 fn open_main(request: &OpenRequest<'_>, path: &Path) -> OpenPlan {

@@ -1,13 +1,17 @@
 //! What is watched at the WAL file of one connection: where it starts over, and, in `locking_mode=EXCLUSIVE`
-//! without shared memory, which frames a transaction has written.
+//! without shared memory, which frames a transaction has written. And, where a lease decides over who may write, at
+//! WAL and journal: that no transaction begins to write there without it, whatever locks are held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::database::Database;
-use crate::ffi::hooks::WalHooks;
+use crate::ffi::hooks::{MayNotWrite, WalHooks};
 use crate::sqlite::wal::{FRAME_HEADER_LEN, HEADER_LEN, parse_header};
 use crate::types::PageSize;
+
+/// Zeros over the beginning of a journal end its transaction (zeroJournalHdr in SQLite's `pager.c`).
+const JOURNAL_END: usize = 28;
 
 pub struct WalFile {
     db: Arc<Database>,
@@ -35,6 +39,14 @@ impl WalFile {
 }
 
 impl WalHooks for WalFile {
+    /// With `locking_mode=EXCLUSIVE` no lock is asked for before a frame is written.
+    fn admit_write(&self, _: u64, bytes: &[u8]) -> Result<(), MayNotWrite> {
+        if self.db.is_leased() && matches!(bytes.len(), HEADER_LEN | FRAME_HEADER_LEN) {
+            return admit(&self.db);
+        }
+        Ok(())
+    }
+
     fn before_write(&self, offset: u64, bytes: &[u8]) {
         if offset == 0 && bytes.len() == HEADER_LEN {
             let Some(header) = parse_header(bytes) else { return };
@@ -78,4 +90,23 @@ impl WalHooks for WalFile {
     fn panicked(&self, text: &str) {
         self.db.halt(text);
     }
+}
+
+/// The rollback journal of a database that is open with a lease.
+pub struct JournalFile(pub Arc<Database>);
+
+impl WalHooks for JournalFile {
+    /// A transaction begins with the header; what ends one is shorter.
+    fn admit_write(&self, offset: u64, bytes: &[u8]) -> Result<(), MayNotWrite> {
+        if offset == 0 && bytes.len() > JOURNAL_END { admit(&self.0) } else { Ok(()) }
+    }
+
+    fn panicked(&self, text: &str) {
+        self.0.halt(text);
+    }
+}
+
+/// It cannot be waited for here.
+fn admit(db: &Arc<Database>) -> Result<(), MayNotWrite> {
+    db.pass_lease().map_err(|error| MayNotWrite::AnyMore(error.to_string()))
 }

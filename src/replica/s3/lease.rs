@@ -66,6 +66,10 @@ fn etag_of(object: &LeaseObject) -> String {
 }
 
 impl Leases for S3Replica {
+    fn check_leases(&self) -> Result<()> {
+        self.check_conditions()
+    }
+
     fn read_lease(&self) -> Result<Option<LeaseObject>> {
         let key = self.lease_key();
         let answer = match self.store.get_whole(&key) {

@@ -1,0 +1,215 @@
+//! The first thing that a new holder of a lease does: it creates the next txid in the home replica itself (rule 16 of the
+//! protocol), with a group that changes nothing.
+//!
+//! ```text
+//! everything of ours is acknowledged -> head N -> create N+1, empty
+//!                                                    |-- done: the log stands there too, or is rolled forward to it
+//!                                                    '-- lost: a late put of the holder before; look again
+//! ```
+//!
+//! What the holder before us still has under way is named N+1 or less, and loses from then on. Were it otherwise, its late
+//! put would fence us, who did nothing wrong. A replica that holds nothing has no state that an empty group could follow:
+//! there the first group is the first name.
+//!
+//! It is stored before it is in the log: killed in between, we find at the next open that the history went on by a group
+//! without pages, and go on with it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::engine::{Cycle, Engine};
+use super::followed::Database;
+use crate::capture::{Collected, NotNow, Phase, group};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::fs::durable::Temp;
+use crate::ltx::Header;
+use crate::replica::Client;
+use crate::staging::log::{Recorded, Sealed};
+use crate::types::{Position, Txid};
+use crate::upload::{Head, Outcome, Uploader};
+
+/// Times that somebody else's put may come first.
+const TRIES: u32 = 16;
+/// Cycles until everything of ours is acknowledged.
+const CYCLES: u32 = 16;
+
+/// Where the history stands after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// The database is at its end.
+    Here,
+    /// The database must be rolled forward to it.
+    Ahead,
+}
+
+impl Engine {
+    /// Creates the next txid. `may_be_behind`: also where the history went on without this database. Call it with the
+    /// capture lock.
+    ///
+    /// # Errors
+    /// `Conflict` when it went on, and may not have; `Fenced`; `Busy` while others work on the database or the replica.
+    pub fn begin_term(&mut self, db: &Arc<Database>, may_be_behind: bool) -> Result<Begun> {
+        self.refresh(db)?;
+        self.send_everything(db)?;
+        let next = self.recorded.map_or(Txid::FIRST, |r| r.position.txid.next());
+        // Who commits from here on is in the group after it.
+        db.state.set_open_txid(next.next());
+        let begun = self.create_empty(db, may_be_behind);
+        if !matches!(begun, Ok(Begun::Here)) || self.recorded.is_none_or(|r| r.position.txid != next) {
+            db.state.set_open_txid(next);
+        }
+        begun
+    }
+
+    fn create_empty(&mut self, db: &Arc<Database>, may_be_behind: bool) -> Result<Begun> {
+        if !self.is_all_sent(db)? {
+            return Err(Error::busy("the database is being written; try again"));
+        }
+        let client = match &self.replicas[0].uploader {
+            Some(home) => home.shared_client(),
+            None => return Err(Error::busy(format!("{} was not reached", self.replicas[0].url))),
+        };
+        for _ in 0..TRIES {
+            let Some(head) = Head::of(&*client)? else { return Ok(Begun::Here) };
+            let end = end_of(&head, &*client)?;
+            let is_here = self.recorded.is_some_and(|recorded| recorded.position == end.position);
+            if !is_here && !may_be_behind {
+                return Err(self.is_behind(db, &head));
+            }
+            let header = group::empty(&end, db.state.writer(), clock::now());
+            let mut uploader = Uploader::new(Arc::clone(&client), Some(head.file), db.settings.retention.l0);
+            match put_in(db.log.folder(), &mut uploader, &header)? {
+                Outcome::Stored => uploader.make_durable()?,
+                Outcome::Fenced(_) => continue,
+                Outcome::Emptied => return Err(Error::busy(format!("{} was emptied", client.url()))),
+            }
+            if !is_here {
+                return Ok(Begun::Ahead);
+            }
+            self.adopt(db, uploader, &header)?;
+            return Ok(Begun::Here);
+        }
+        Err(Error::busy(format!("others keep writing to {}; try again", client.url())))
+    }
+
+    /// The log stands at the group that was just stored.
+    fn adopt(&mut self, db: &Database, uploader: Uploader, header: &Header) -> Result<()> {
+        let txid = header.range.max;
+        let size = db.log.seal(txid, None, |file| group::write_empty(file, header))?;
+        let sealed = Sealed::of(header, size).expect("BUG: an empty group is proven and has one txid");
+        self.groups.add(sealed);
+        (self.recorded, self.stored) = (Some(sealed.recorded()), None);
+        self.replicas[0].uploader = Some(uploader);
+        db.state.push_position(sealed.recorded().position);
+        db.state.set_acknowledged(0, Some(txid));
+        Ok(())
+    }
+
+    /// What was committed here before is part of the history first.
+    fn send_everything(&mut self, db: &Arc<Database>) -> Result<()> {
+        for _ in 0..CYCLES {
+            // Somebody waits: it is acknowledged in the same cycle.
+            db.tickets.draw();
+            let cycle = self.work(db)?;
+            if !matches!(db.phase(), Phase::Live | Phase::Cold) {
+                let why = db.last_error().unwrap_or_default();
+                return Err(Error::fenced(format!("this database is {}: {why}", db.phase().name())));
+            }
+            match cycle {
+                Cycle::Done => return Ok(()),
+                Cycle::Stored => {}
+                Cycle::Later(pause) => clock::pause(pause),
+            }
+        }
+        Err(Error::busy("not everything that was committed here is in the replica yet; try again"))
+    }
+
+    fn is_all_sent(&mut self, db: &Database) -> Result<bool> {
+        let recorded = self.recorded.map(|r| r.position.txid);
+        if db.state.acknowledged(0) != recorded {
+            return Ok(false);
+        }
+        match self.collect(db)? {
+            Collected::Nothing | Collected::NotNow(NotNow::Empty) => Ok(true),
+            Collected::Pages(buffer, shape) => {
+                let plan = group::plan(&self.base(), &buffer, shape, db.state.writer(), clock::now());
+                Ok(plan.is_none())
+            }
+            Collected::NotNow(_) => Ok(false),
+        }
+    }
+
+    fn is_behind(&self, db: &Database, head: &Head) -> Error {
+        let here = self.recorded.map_or(0, |r| r.position.txid.get());
+        Error::conflict(format!(
+            "{} is at txid {here}, and {} went on to {}: SELECT replica_lease_acquire() rolls it forward and takes the              lease, and so does opening it anew",
+            db.path.display(),
+            db.settings.replicas[0],
+            head.txid()
+        ))
+    }
+}
+
+/// Puts it from a file in `folder` that is gone afterwards.
+fn put_in(folder: &Path, uploader: &mut Uploader, header: &Header) -> Result<Outcome> {
+    let temp = Temp::create(&folder.join("barrier"))?;
+    let size = group::write_empty(temp.file(), header)?;
+    let sealed = Sealed::of(header, size).expect("BUG: an empty group is proven and has one txid");
+    uploader.put_from(temp.path(), folder, &sealed)
+}
+
+/// The state in which the history ends.
+fn end_of(head: &Head, client: &dyn Client) -> Result<Recorded> {
+    let header = &head.header;
+    let proof = header.proof.ok_or_else(|| {
+        Error::new(
+            Kind::Invalid,
+            format!(
+                "{} ends in a file of another program, which proves no state: open it without a lease first, and commit",
+                client.url()
+            ),
+        )
+    })?;
+    Ok(Recorded {
+        position: Position { txid: head.txid(), checksum: proof.post },
+        page_size: header.page_size,
+        page_count: header.page_count,
+        timestamp: header.timestamp,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ltx::Proof;
+    use crate::ltx::sample::{file, header};
+    use crate::replica::FileReplica;
+    use crate::testing::Folder;
+    use crate::types::{Checksum, Level, Timestamp};
+    use std::io::Cursor;
+    use std::time::Duration;
+
+    #[test]
+    fn an_empty_group_of_another_holder_is_never_taken_for_ours() {
+        let folder = Folder::new();
+        let client: Arc<dyn Client> = Arc::new(FileReplica::at_or_create(folder.path().join("r")).unwrap());
+        let proof = Proof { pre: Checksum::EMPTY, post: Checksum::EMPTY };
+        let first = Header { proof: Some(proof), ..header(1, 1, 512, 1) };
+        let bytes = file(first, &[(1, vec![1; 512])]);
+        client.create(Level::CAPTURED, first.range, first.timestamp, &mut Cursor::new(&bytes[..])).unwrap();
+        let head = Head::of(&*client).unwrap().unwrap();
+        let end = end_of(&head, &*client).unwrap();
+        let put = |writer_id: u64| {
+            let header = group::empty(&end, writer_id, Timestamp(0));
+            let mut uploader = Uploader::new(Arc::clone(&client), Some(head.file), Duration::from_secs(300));
+            put_in(folder.path(), &mut uploader, &header).unwrap()
+        };
+        assert_eq!(put(7), Outcome::Stored);
+        assert_eq!(put(7), Outcome::Stored, "sent again");
+        assert!(matches!(put(8), Outcome::Fenced(_)));
+        let head = Head::of(&*client).unwrap().unwrap();
+        assert_eq!((head.txid().get(), head.header.writer_id, head.header.proof), (2, 7, Some(proof)));
+        assert_eq!(end_of(&head, &*client).unwrap().position.checksum, end.position.checksum);
+    }
+}

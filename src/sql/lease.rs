@@ -1,0 +1,84 @@
+//! `replica_lease_acquire([ttl [, wait [, schema]]])`, `replica_lease_release([schema])` and the table `replica_lease`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::arguments;
+use super::functions::{schema, with_main};
+use crate::database::{Connected, Pending, Primary};
+use crate::error::Result;
+use crate::ffi::overwrite::Overwrite;
+use crate::ffi::sql::{Call, Connection, Value};
+
+pub const LEASE: [&str; 9] =
+    ["schema", "path", "replica", "holder", "url", "epoch", "expires_at", "held_by_me", "renewals"];
+
+/// The epoch; the database then is at the end of the history. Waits so long for another holder, else not at all.
+pub fn acquire(call: &Call<'_>) -> Result<Value> {
+    let given = |index: usize| {
+        let value = call.arguments().get(index).filter(|value| **value != Value::Null);
+        value.map(arguments::duration).transpose()
+    };
+    let (life, wait) = (given(0)?, given(1)?.unwrap_or(Duration::ZERO));
+    with_main(call, 2, |main| {
+        // So that SQLite shows what a WAL holds.
+        call.connection().read_once(schema(call, 2));
+        let (database, locks) = (&main.db, main.db.settings.open_timeout);
+        let mut begin = |source: &Path| {
+            let pending = Overwrite::begin(call.connection(), &database.path, source, locks)?;
+            Ok(Box::new(pending) as Box<dyn Pending>)
+        };
+        let mut roll = || database.catch_up(locks, &mut begin).map(drop);
+        Ok(Value::Integer(database.acquire_lease(life, wait, &mut roll)?.get() as i64))
+    })
+}
+
+/// 1: handed back; 0: it was not held.
+pub fn release(call: &Call<'_>) -> Result<Value> {
+    with_main(call, 0, |main| {
+        let was_held = main.db.release_lease(main.db.settings.sync_timeout)?;
+        Ok(Value::Integer(i64::from(was_held)))
+    })
+}
+
+/// One row for each database of this connection that is open with a lease.
+pub fn lease(connection: &Connection<'_>, _: &[Value]) -> Result<Vec<Vec<Value>>> {
+    let mut rows = Vec::new();
+    for schema in connection.schemas()? {
+        let Some(hooks) = connection.main_hooks(&schema) else { continue };
+        let Some(Connected { db, .. }) = hooks.as_any().downcast_ref() else { continue };
+        let Some(primary) = db.primary()? else { continue };
+        let mut row: Vec<Value> = vec![
+            schema.into(),
+            db.path.to_string_lossy().into_owned().into(),
+            db.settings.replicas[0].to_string().into(),
+        ];
+        row.extend(of_primary(primary));
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn of_primary(primary: Primary) -> [Value; 6] {
+    match primary {
+        Primary::Nobody => {
+            [Value::Null, Value::Null, Value::Null, Value::Null, Value::Integer(0), Value::Null]
+        }
+        Primary::Fixed { name, is_here } => [
+            name.into(),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Integer(i64::from(is_here)),
+            Value::Null,
+        ],
+        Primary::Holder { lease, renewals } => [
+            lease.holder.owner().into(),
+            lease.holder.url.clone().into(),
+            Value::Integer(lease.epoch.get() as i64),
+            lease.expires_at.to_string().into(),
+            Value::Integer(i64::from(renewals.is_some())),
+            renewals.map(|renewals| renewals as i64).into(),
+        ],
+    }
+}
