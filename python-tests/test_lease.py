@@ -1,6 +1,7 @@
 """Leases: real processes, each with a database of its own, and one replica: a folder or a place in a bucket."""
 
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -170,6 +171,66 @@ def test_what_the_holder_before_had_not_sent_fences_it_and_not_the_new_one(nodes
     assert b.ask("SELECT state FROM replica_status") == [["Live"]]
     b.finish()
     assert nodes.restored() == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_open_goes_on_from_a_term_in_which_nothing_was_committed(nodes, journal):
+    """As after a kill between the first txid under a lease and the local log."""
+    a = nodes.first()
+    a.ask(f"PRAGMA journal_mode={journal}")
+    before = a.sync()
+    a.finish()
+    shutil.copytree(nodes.folder / "a", nodes.folder / "b")
+    b = nodes.shell("b")
+    assert b.ask("SELECT replica_lease_acquire()") == [[2]]
+    assert b.ask("SELECT acknowledged_txid FROM replica_status") == [[before + 1]]
+    b.finish()
+    a = nodes.shell("a")
+    assert rows(a) == ["a"]
+    assert a.ask("SELECT state, txid, last_error FROM replica_status") == [["Live", before + 1, None]]
+    assert a.ask("SELECT replica_lease_acquire()") == [[3]]
+    assert a.ask("INSERT INTO t VALUES ('a2')") == []
+    assert a.sync() == before + 3
+    a.finish()
+    assert nodes.restored() == [("a",), ("a2",)]
+
+
+def test_two_processes_with_one_file_take_turns(nodes):
+    a = nodes.first()
+    second = nodes.shell("a")
+    assert rows(second) == ["a"]
+    assert "the lease is held by" in second.ask("SELECT replica_lease_acquire()")
+    assert second.ask("INSERT INTO t VALUES ('second')") == READ_ONLY
+    assert a.ask("INSERT INTO t VALUES ('a2')") == []
+    assert a.ask("SELECT replica_lease_release()") == [[1]]
+    assert a.ask("INSERT INTO t VALUES ('late')") == READ_ONLY
+    assert second.ask("SELECT replica_lease_acquire()") == [[2]]
+    assert second.ask("INSERT INTO t VALUES ('second')") == []
+    assert rows(a) == ["a", "a2", "second"]
+    second.finish()
+    assert a.ask("SELECT replica_lease_acquire()") == [[3]]
+    assert a.ask("INSERT INTO t VALUES ('a3')") == []
+    a.finish()
+    assert nodes.restored() == [("a",), ("a2",), ("second",), ("a3",)]
+
+
+def test_end_of_the_process_hands_the_lease_back_too(nodes):
+    script = """
+import sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+c = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None)
+c.execute("CREATE TABLE t(x)")
+c.execute("INSERT INTO t VALUES ('a')")
+import ctypes
+ctypes.CDLL(None).exit(0)
+"""
+    nodes.process(script, nodes.extension, nodes.uri("a", replica_lease="auto")).finish()
+    b = nodes.shell("b")
+    assert b.ask("SELECT replica_lease_acquire()") == [[2]]
+    assert rows(b) == ["a"]
+    b.finish()
 
 
 def test_holder_that_was_killed_is_followed_when_its_lease_has_ended(nodes):
