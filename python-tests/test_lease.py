@@ -233,6 +233,22 @@ ctypes.CDLL(None).exit(0)
     b.finish()
 
 
+@pytest.mark.parametrize("lease", ["required", "auto"])
+def test_node_that_was_opened_before_the_history_began_does_not_begin_another_one(nodes, lease):
+    b = nodes.shell("b", replica_lease=lease)
+    nodes.first().finish()
+    refused = b.ask("SELECT replica_lease_acquire()")
+    assert "was opened while" in refused and "open it again" in refused
+    assert b.ask("CREATE TABLE t(x)") == READ_ONLY
+    b.finish()
+    b = nodes.shell("b", replica_lease=lease)
+    assert rows(b) == ["a"]
+    assert isinstance(b.ask("SELECT replica_lease_acquire()"), list)
+    assert b.ask("INSERT INTO t VALUES ('b')") == []
+    b.finish()
+    assert nodes.restored() == [("a",), ("b",)]
+
+
 def test_holder_that_was_killed_is_followed_when_its_lease_has_ended(nodes):
     a = nodes.first(replica_lease_ttl="3s")
     a.process.kill()

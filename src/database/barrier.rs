@@ -72,6 +72,16 @@ impl Engine {
         };
         for _ in 0..TRIES {
             let Some(head) = Head::of(&*client)? else { return Ok(Begun::Here) };
+            if self.recorded.is_none() {
+                // There is no state to roll forward from.
+                return Err(Error::conflict(format!(
+                    "{} was opened while {} held nothing, and by now that has history up to txid {}: close it and open it \
+                     again, with replica_if_missing=restore",
+                    db.path.display(),
+                    client.url(),
+                    head.txid()
+                )));
+            }
             let end = end_of(&head, &*client)?;
             let is_here = self.recorded.is_some_and(|recorded| recorded.position == end.position);
             if !is_here && !may_be_behind {
