@@ -17,7 +17,7 @@ use super::connections::Connections;
 use super::engine::Engine;
 use super::exclusive_wal::ExclusiveWal;
 use super::gate::Gate;
-use super::leasehold::Rights;
+use super::lease::Rights;
 use super::poll::Polled;
 use super::runs::Runs;
 use super::seen::Seen;

@@ -9,7 +9,6 @@
 //! No format and no loop over pages lives here: when one is wanted, an engine lacks a verb.
 
 pub mod at_open;
-mod barrier;
 mod catch_up;
 mod commit_wait;
 mod connections;
@@ -19,7 +18,7 @@ mod followed;
 mod gate;
 mod history;
 mod home;
-mod leasehold;
+mod lease;
 mod live;
 mod look;
 mod phase;
@@ -48,7 +47,7 @@ pub use catch_up::{Begin, Pending};
 pub use connections::{Connected, ConnectionId, Writing};
 pub use followed::Database;
 pub use history::restore_points;
-pub use leasehold::Primary;
+pub use lease::Primary;
 pub use live::{beside, is_hot};
 pub use prepare::Opening;
 pub use report::ReplicaStatus;

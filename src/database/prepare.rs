@@ -16,7 +16,7 @@ use super::engine::{Engine, Replica};
 use super::followed::{Database, Parts};
 use super::gate::Gate;
 use super::home::Home;
-use super::leasehold::leases_of;
+use super::lease::leases_of;
 use super::live::LiveFiles;
 use super::look::{Look, is_related, power_was_lost, unsent};
 use super::roll_forward::Rolled;

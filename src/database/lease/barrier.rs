@@ -17,10 +17,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::engine::{Cycle, Engine};
-use super::followed::Database;
 use crate::capture::{Collected, NotNow, Phase, group};
 use crate::clock;
+use crate::database::engine::{Cycle, Engine};
+use crate::database::followed::Database;
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable::Temp;
 use crate::ltx::Header;
