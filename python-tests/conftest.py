@@ -9,6 +9,7 @@ import pytest
 
 import harness
 import s3_servers
+from nodes import Nodes
 
 _places = itertools.count()
 
@@ -70,6 +71,12 @@ def process():
     yield start
     for child in started:
         child.__exit__()
+
+
+@pytest.fixture
+def nodes(tmp_path, replica, extension, process):
+    """Nodes a, b, ... of one replica, each with a database of its own."""
+    return Nodes(tmp_path, replica, extension, process)
 
 
 @pytest.fixture

@@ -5,6 +5,6 @@
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=gs://bucket/prefix'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=file://host/b'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=file://@DIR@/b&replica_interval=fast'
-.open 'file:@DIR@/a.db?vfs=replvfs&replica=file://@DIR@/b&replica_lease=required'
+.open 'file:@DIR@/a.db?vfs=replvfs&replica=file://@DIR@/b&replica_lease_ttl=1s'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=file://@DIR@/b&region=eu'
 .shell ls -A

@@ -59,6 +59,8 @@ struct Entry {
     /// EXCLUSIVE is held.
     exclusive: bool,
     writing: Writing,
+    /// It asks for the lock of who writes, or holds it. Known where a lease decides over who may.
+    is_writer: bool,
 }
 
 #[derive(Default)]
@@ -81,7 +83,7 @@ impl Connections {
         let mut inner = self.inner.lock();
         inner.next += 1;
         let id = ConnectionId(inner.next);
-        inner.entries.push(Entry { id, wal, exclusive: false, writing: Writing::No });
+        inner.entries.push(Entry { id, wal, exclusive: false, writing: Writing::No, is_writer: false });
         id
     }
 
@@ -149,6 +151,29 @@ impl Connections {
 
     pub fn set_writing(&self, id: ConnectionId, writing: Writing) {
         self.with(id, |e| e.writing = writing);
+    }
+
+    pub fn set_writer(&self, id: ConnectionId, is_writer: bool) {
+        self.with(id, |e| e.is_writer = is_writer);
+    }
+
+    /// A connection asks for the lock of who writes, or holds it; with `locking_mode=EXCLUSIVE` for good. `but`: that one
+    /// does not count.
+    pub fn has_writer(&self, but: Option<ConnectionId>) -> bool {
+        self.inner.lock().entries.iter().any(|e| e.is_writer && Some(e.id) != but)
+    }
+
+    /// A connection holds that lock for a transaction, or asks for it.
+    pub fn has_locked_writer(&self) -> bool {
+        self.inner.lock().entries.iter().any(|e| e.is_writer && !e.exclusive)
+    }
+
+    /// This connection is in a transaction that writes. `is_autocommit`: nobody began one by name.
+    pub fn is_in_write(&self, id: ConnectionId, is_autocommit: bool) -> bool {
+        let inner = self.inner.lock();
+        let own = inner.entries.iter().find(|e| e.id == id);
+        // With `locking_mode=EXCLUSIVE` the locks say nothing.
+        own.is_some_and(|e| e.is_writer && !(e.exclusive && is_autocommit))
     }
 
     /// Some connection of ours holds EXCLUSIVE, and does this.

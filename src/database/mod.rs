@@ -47,7 +47,7 @@ pub use catch_up::{Begin, Pending};
 pub use connections::{Connected, ConnectionId, Writing};
 pub use followed::Database;
 pub use history::restore_points;
-pub use lease::Primary;
+pub use lease::{Caller, Primary};
 pub use live::{beside, is_hot};
 pub use prepare::Opening;
 pub use report::ReplicaStatus;

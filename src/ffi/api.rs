@@ -45,6 +45,7 @@ routines! {
     errmsg = 53: unsafe extern "C" fn(*mut sys::sqlite3) -> *const c_char;
     finalize = 57: unsafe extern "C" fn(*mut sys::sqlite3_stmt) -> c_int;
     free = 58: unsafe extern "C" fn(*mut c_void);
+    get_autocommit = 60: unsafe extern "C" fn(*mut sys::sqlite3) -> c_int;
     libversion_number = 67: unsafe extern "C" fn() -> c_int;
     malloc = 68: unsafe extern "C" fn(c_int) -> *mut c_void;
     result_blob = 78: unsafe extern "C" fn(*mut sys::sqlite3_context, *const c_void, c_int, Destructor);
@@ -175,6 +176,7 @@ mod tests {
             (api.declare_vtab as usize, sys::sqlite3_declare_vtab as *const () as usize),
             (api.finalize as usize, sys::sqlite3_finalize as *const () as usize),
             (api.free as usize, sys::sqlite3_free as *const () as usize),
+            (api.get_autocommit as usize, sys::sqlite3_get_autocommit as *const () as usize),
             (api.libversion_number as usize, sys::sqlite3_libversion_number as *const () as usize),
             (api.malloc as usize, sys::sqlite3_malloc as *const () as usize),
             (api.result_blob as usize, sys::sqlite3_result_blob as *const () as usize),

@@ -190,6 +190,9 @@ pub trait MainHooks: Send + Sync {
         Ok(())
     }
 
+    /// RESERVED, or the lock slot of who writes to the WAL, was asked for and not granted.
+    fn write_lock_refused(&self) {}
+
     /// xLock succeeded. Levels: 1 SHARED, 2 RESERVED, 3 PENDING, 4 EXCLUSIVE.
     fn locked(&self, level: i32) {
         let _ = level;

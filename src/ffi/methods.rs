@@ -176,6 +176,8 @@ unsafe extern "C" fn lock(file: *mut sys::sqlite3_file, level: c_int) -> c_int {
         let rc = base_methods(file).xLock.expect("BUG: a file has xLock")(below(file), level);
         if rc == sys::SQLITE_OK {
             state(file).main((), |hooks| hooks.locked(level));
+        } else if level == RESERVED {
+            state(file).main((), |hooks| hooks.write_lock_refused());
         }
         rc
     }
@@ -335,6 +337,9 @@ unsafe extern "C" fn shm_lock(
         let rc = method(below(file), first, slots, flags);
         if !is_exclusive && is_lock && rc == sys::SQLITE_OK {
             mark.locked(first);
+        }
+        if is_exclusive && is_lock && rc != sys::SQLITE_OK && (first, slots) == (WAL_WRITE, 1) {
+            state(file).main((), |hooks| hooks.write_lock_refused());
         }
         if is_exclusive && rc == sys::SQLITE_OK {
             state(file).main((), |hooks| {

@@ -81,6 +81,13 @@ impl Connection<'_> {
         format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
     }
 
+    /// Nobody began a transaction by name.
+    #[must_use]
+    pub fn is_autocommit(&self) -> bool {
+        // SAFETY: c3ref/get_autocommit.html.
+        unsafe { (self.api().get_autocommit)(self.db) != 0 }
+    }
+
     /// A line of the kind SQLITE_NOTICE in the application's sqlite3_log.
     pub fn notice(&self, text: &str) {
         self.api().write_log(sys::SQLITE_NOTICE, text);

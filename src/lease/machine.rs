@@ -122,6 +122,8 @@ pub enum Event {
     Acquire {
         patience_ms: u64,
     },
+    /// What is held is to be renewed now.
+    Renew,
     /// It is needed no longer.
     Release,
     /// Time has passed.
@@ -208,7 +210,7 @@ impl Rules {
                 (State::Asking(ask), Action::Read)
             }
             Event::Release => out(Why::Free),
-            Event::Tick => out(why),
+            Event::Tick | Event::Renew => out(why),
             Event::Read(_) | Event::ReadFailed { .. } | Event::Put(_) => unasked("Out", &event),
         }
     }
@@ -294,7 +296,7 @@ impl Rules {
             (Doing::Waiting { until_ms }, Event::Tick) if now.steady_ms < until_ms => {
                 (State::Held(held), Action::Wait { until_ms })
             }
-            (Doing::Waiting { .. }, Event::Tick) => self.renew(held, now),
+            (Doing::Waiting { .. }, Event::Tick | Event::Renew) => self.renew(held, now),
             (Doing::Putting, Event::Put(Answer::Done)) => {
                 let sent = held.unsettled.pop().expect("BUG: a renewal was sent");
                 self.quiet(sent, held.renewals + 1, now)

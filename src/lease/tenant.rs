@@ -16,6 +16,7 @@ use super::terms::{Now, Terms};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::replica::{LeaseObject, Leases};
+use crate::types::Timestamp;
 
 /// The clocks. A test has its own.
 pub trait Time: Sync {
@@ -113,6 +114,25 @@ impl<'t> Tenant<'t> {
         let was_out = self.is_out();
         let wake = self.drive(leases, Event::Tick);
         if self.is_out() && !was_out { Err(self.refusal()) } else { Ok(wake) }
+    }
+
+    /// Renews what is held, now; when it ends by then.
+    ///
+    /// # Errors
+    /// Why it is not held any more, or not renewed: then it is held until its end.
+    pub fn renew(&mut self, leases: &dyn Leases) -> Result<Timestamp> {
+        let before = self.renewals();
+        self.failed = None;
+        self.drive(leases, Event::Renew);
+        match self.state.lease() {
+            None => Err(self.refusal()),
+            Some(lease) if self.renewals() > before => Ok(lease.expires_at),
+            Some(lease) => {
+                let what = format!("the lease was not renewed, and is held until {}", lease.expires_at);
+                let failed = self.failed.take();
+                Err(failed.map_or_else(|| Error::busy(&*what), |error| error.while_doing(&what)))
+            }
+        }
     }
 
     fn is_out(&self) -> bool {

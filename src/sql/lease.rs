@@ -1,43 +1,73 @@
-//! `replica_lease_acquire([ttl [, wait [, schema]]])`, `replica_lease_release([schema])` and the table `replica_lease`.
+//! `replica_lease_acquire([ttl [, wait [, schema]]])`, `replica_lease_renew([schema])`, `replica_lease_release([schema])`,
+//! `replica_lease_handover([wait [, schema]])` and the table `replica_lease`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::arguments;
 use super::functions::{schema, with_main};
-use crate::database::{Connected, Pending, Primary};
+use crate::database::{Caller, Connected, Pending, Primary};
 use crate::error::Result;
 use crate::ffi::overwrite::Overwrite;
 use crate::ffi::sql::{Call, Connection, Value};
+use crate::types::Epoch;
+
+/// Longest wait for who takes the lease over.
+const SUCCESSOR: Duration = Duration::from_secs(30);
 
 pub const LEASE: [&str; 9] =
     ["schema", "path", "replica", "holder", "url", "epoch", "expires_at", "held_by_me", "renewals"];
 
 /// The epoch; the database then is at the end of the history. Waits so long for another holder, else not at all.
 pub fn acquire(call: &Call<'_>) -> Result<Value> {
-    let given = |index: usize| {
-        let value = call.arguments().get(index).filter(|value| **value != Value::Null);
-        value.map(arguments::duration).transpose()
-    };
-    let (life, wait) = (given(0)?, given(1)?.unwrap_or(Duration::ZERO));
-    with_main(call, 2, |main| {
+    let (life, wait) = (duration(call, 0)?, duration(call, 1)?.unwrap_or(Duration::ZERO));
+    rolling(call, 2, |main, roll| main.db.acquire_lease(life, wait, roll))
+}
+
+/// The epoch of who has taken it over.
+pub fn handover(call: &Call<'_>) -> Result<Value> {
+    let wait = duration(call, 0)?.unwrap_or(SUCCESSOR);
+    rolling(call, 1, |main, roll| main.db.hand_over_lease(caller(call, main), wait, roll))
+}
+
+/// When it ends by now.
+pub fn renew(call: &Call<'_>) -> Result<Value> {
+    with_main(call, 0, |main| Ok(main.db.renew_lease()?.to_string().into()))
+}
+
+/// 1: handed back; 0: it was not held.
+pub fn release(call: &Call<'_>) -> Result<Value> {
+    with_main(call, 0, |main| {
+        let was_held = main.db.release_lease(caller(call, main), main.db.settings.sync_timeout)?;
+        Ok(Value::Integer(i64::from(was_held)))
+    })
+}
+
+fn duration(call: &Call<'_>, index: usize) -> Result<Option<Duration>> {
+    let value = call.arguments().get(index).filter(|value| **value != Value::Null);
+    value.map(arguments::duration).transpose()
+}
+
+fn caller(call: &Call<'_>, main: &Connected) -> Caller {
+    Caller { connection: main.id, is_autocommit: call.connection().is_autocommit() }
+}
+
+/// An epoch, from `body` with what rolls the database forward.
+fn rolling(
+    call: &Call<'_>,
+    schema_at: usize,
+    body: impl FnOnce(&Connected, &mut dyn FnMut() -> Result<()>) -> Result<Epoch>,
+) -> Result<Value> {
+    with_main(call, schema_at, |main| {
         // So that SQLite shows what a WAL holds.
-        call.connection().read_once(schema(call, 2));
+        call.connection().read_once(schema(call, schema_at));
         let (database, locks) = (&main.db, main.db.settings.open_timeout);
         let mut begin = |source: &Path| {
             let pending = Overwrite::begin(call.connection(), &database.path, source, locks)?;
             Ok(Box::new(pending) as Box<dyn Pending>)
         };
         let mut roll = || database.catch_up(locks, &mut begin).map(drop);
-        Ok(Value::Integer(database.acquire_lease(life, wait, &mut roll)?.get() as i64))
-    })
-}
-
-/// 1: handed back; 0: it was not held.
-pub fn release(call: &Call<'_>) -> Result<Value> {
-    with_main(call, 0, |main| {
-        let was_held = main.db.release_lease(main.db.settings.sync_timeout)?;
-        Ok(Value::Integer(i64::from(was_held)))
+        Ok(Value::Integer(body(main, &mut roll)?.get() as i64))
     })
 }
 

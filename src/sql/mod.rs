@@ -28,6 +28,8 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_rollforward", 0, 1, DirectOnly, roll::rollforward)?;
     function("replica_rollback", 1, 2, DirectOnly, roll::rollback)?;
     function("replica_lease_acquire", 0, 3, DirectOnly, lease::acquire)?;
+    function("replica_lease_renew", 0, 1, DirectOnly, lease::renew)?;
+    function("replica_lease_handover", 0, 2, DirectOnly, lease::handover)?;
     function("replica_lease_release", 0, 1, DirectOnly, lease::release)?;
     function("replica_verify", 1, 1, DirectOnly, verify::replica_verify)?;
     function("replica_restore", 2, 3, DirectOnly, restore::restore)?;

@@ -33,6 +33,8 @@ use crate::sqlite::wal_index::NO_SALTS;
 
 /// Lock slots of the readers 1 to 4: a restart of the WAL asks for all of them at once.
 const READERS: (i32, i32) = (4, 4);
+/// Lock slot of who writes to the WAL.
+const WRITE: i32 = 0;
 /// Lock slot of who runs a checkpoint.
 const CHECKPOINT: i32 = 1;
 const RESERVED: i32 = 2;
@@ -63,6 +65,8 @@ pub struct MainFile {
     exclusive: AtomicBool,
     /// RESERVED was asked for. EXCLUSIVE without it plays back a journal that somebody left.
     reserved: AtomicBool,
+    /// It asks for the lock of who writes, or holds it, and who hands the lease back knows.
+    is_writer: AtomicBool,
     /// EXCLUSIVE has outlived a commit: `locking_mode=EXCLUSIVE`, where nobody tells of a rollback.
     kept: AtomicBool,
     // Guards the list of writes; only this connection's thread takes it.
@@ -83,6 +87,7 @@ impl MainFile {
             writing: AtomicBool::new(false),
             exclusive: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
+            is_writer: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             transaction: Mutex::default(),
             drained: AtomicU64::new(0),
@@ -158,11 +163,22 @@ impl MainFile {
         self.db.wait_for_commit(frames, position).map_err(|error| NotAcknowledged(error.to_string()))
     }
 
+    /// Who hands the lease back closes the gate first and looks for writers then: one of the two sees the other.
     fn may_write(&self) -> Result<(), MayNotWrite> {
-        self.db.pass_gate().map_err(|error| match error.kind() {
-            Kind::Busy => MayNotWrite::Yet(error.to_string()),
-            _ => MayNotWrite::AnyMore(error.to_string()),
+        self.set_writer(self.db.is_leased());
+        self.db.pass_gate().map_err(|error| {
+            self.set_writer(false);
+            match error.kind() {
+                Kind::Busy => MayNotWrite::Yet(error.to_string()),
+                _ => MayNotWrite::AnyMore(error.to_string()),
+            }
         })
+    }
+
+    fn set_writer(&self, is_writer: bool) {
+        if self.is_writer.swap(is_writer, Ordering::Relaxed) != is_writer {
+            self.db.connections.set_writer(self.connected.id, is_writer);
+        }
     }
 
     /// This transaction writes under a lock that was there before it, and without a journal, which would have been asked
@@ -298,6 +314,10 @@ impl MainHooks for MainFile {
         if self.wal.position().is_some() { self.may_write() } else { Ok(()) }
     }
 
+    fn write_lock_refused(&self) {
+        self.set_writer(false);
+    }
+
     fn locked(&self, level: i32) {
         if level == RESERVED {
             self.reserved.store(true, Ordering::Relaxed);
@@ -331,6 +351,7 @@ impl MainHooks for MainFile {
         if level >= EXCLUSIVE {
             return;
         }
+        self.set_writer(false);
         self.reserved.store(false, Ordering::Relaxed);
         self.kept.store(false, Ordering::Relaxed);
         if self.exclusive.swap(false, Ordering::Relaxed) {
@@ -365,6 +386,9 @@ impl MainHooks for MainFile {
     }
 
     fn after_shm_unlock(&self, first: i32, count: i32) {
+        if first == WRITE {
+            self.set_writer(false);
+        }
         if first == CHECKPOINT {
             self.db.turn.ended();
         }

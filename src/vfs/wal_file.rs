@@ -108,5 +108,5 @@ impl WalHooks for JournalFile {
 
 /// It cannot be waited for here.
 fn admit(db: &Arc<Database>) -> Result<(), MayNotWrite> {
-    db.pass_lease().map_err(|error| MayNotWrite::AnyMore(error.to_string()))
+    db.go_on_with_lease().map_err(|error| MayNotWrite::AnyMore(error.to_string()))
 }

@@ -3,14 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::SOON;
 use super::barrier::Begun;
 use super::rights::{Leasehold, Rights, leases_of, not_used};
+use crate::clock::{self, Deadline};
+use crate::database::connections::ConnectionId;
 use crate::database::followed::Database;
 use crate::database::runtime::Runtime;
 use crate::error::{Error, Result};
-use crate::lease::Terms;
+use crate::lease::{Lease, Terms};
 use crate::replica::Leases;
-use crate::types::Epoch;
+use crate::types::{Epoch, Timestamp};
+
+/// Pause between two looks whether a transaction is over.
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// The connection that asks for something.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub connection: ConnectionId,
+    pub is_autocommit: bool,
+}
 
 impl Database {
     /// Takes the lease, if nobody else holds it within `wait`, and rolls the database forward to the end of the history by
@@ -33,7 +46,7 @@ impl Database {
         let client = Runtime::get().config.client(&self.settings, 0, None)?;
         let leases = leases_of(&*client)?;
         let mut tenant = leasehold.tenant.lock();
-        leasehold.shown.lock().is_leaving = false;
+        leasehold.shown.lock().stay();
         if tenant.permit().is_none() {
             tenant.set_terms(terms);
         }
@@ -75,36 +88,119 @@ impl Database {
         }
     }
 
+    /// Renews the lease now; when it ends by then.
+    ///
+    /// # Errors
+    /// `Conflict` when it is not held; why the store has not renewed it: it is held until its end.
+    pub fn renew_lease(self: &Arc<Self>) -> Result<Timestamp> {
+        let leasehold = self.leasehold().ok_or_else(not_used)?;
+        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let mut tenant = leasehold.tenant.lock();
+        if tenant.permit().is_none() {
+            return Err(self.no_lease());
+        }
+        let renewed = tenant.renew(leases_of(&*client)?);
+        leasehold.show(&tenant);
+        drop(tenant);
+        self.schedule_lease(Instant::now());
+        renewed
+    }
+
     /// Hands the lease back, once everything that was committed under it is in the replica. `false`: it was not held.
     ///
     /// # Errors
-    /// `Busy` when something is not in the replica by then; as the store refuses.
-    pub fn release_lease(self: &Arc<Self>, wait: Duration) -> Result<bool> {
-        let Some(leasehold) = self.leasehold() else {
-            return Err(not_used());
-        };
-        let Some(held) = leasehold.held() else { return Ok(false) };
-        // From here on no write begins; one that has begun already is waited for as far as it is committed.
-        leasehold.shown.lock().begun = None;
-        if let Err(error) = self.sync(wait) {
-            leasehold.begun(held.lease.epoch);
-            return Err(error);
+    /// `Busy` when a transaction is under way or something is not in the replica by then; as the store refuses.
+    pub fn release_lease(self: &Arc<Self>, by: Caller, wait: Duration) -> Result<bool> {
+        let leasehold = self.leasehold().ok_or_else(not_used)?;
+        if leasehold.held().is_none() {
+            return Ok(false);
         }
+        self.use_to_the_end(leasehold, by, Deadline::after(wait))?;
         let client = Runtime::get().config.client(&self.settings, 0, None)?;
         self.hand_back(leasehold, leases_of(&*client)?)?;
         Ok(true)
     }
 
+    /// The same, and returns when another one has taken it over: that one's epoch. When nobody has within `wait`, it is taken
+    /// again, as by [`Database::acquire_lease`].
+    ///
+    /// # Errors
+    /// As those two; `Conflict` when it is not held; `Busy` when nobody took it over.
+    pub fn hand_over_lease(
+        self: &Arc<Self>,
+        by: Caller,
+        wait: Duration,
+        roll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Epoch> {
+        let leasehold = self.leasehold().ok_or_else(not_used)?;
+        let held = leasehold.held().ok_or_else(|| self.no_lease())?;
+        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let leases = leases_of(&*client)?;
+        self.use_to_the_end(leasehold, by, Deadline::after(self.settings.sync_timeout))?;
+        leasehold.set_handing_over(true);
+        let handed = self.hand_back(leasehold, leases);
+        let taken = handed.map(|()| wait_for_successor(leases, &held.lease, Deadline::after(wait)));
+        leasehold.set_handing_over(false);
+        if let Some(epoch) = taken? {
+            return Ok(epoch);
+        }
+        let again = self.acquire_lease(None, Duration::ZERO, roll)?;
+        Err(Error::busy(format!(
+            "nobody took the lease over within {} s: this process holds it again, by epoch {again}; let the next one wait \
+             for it, as by replica_lease_acquire(NULL, 60)",
+            wait.as_secs()
+        )))
+    }
+
+    /// From here on no write begins under this epoch, and everything that was committed under it is in the replica. After an
+    /// error all is as before.
+    fn use_to_the_end(self: &Arc<Self>, leasehold: &Leasehold, by: Caller, deadline: Deadline) -> Result<()> {
+        if self.connections.is_in_write(by.connection, by.is_autocommit) {
+            return Err(Error::busy(
+                "this connection is in a transaction: commit it, or roll it back, first",
+            ));
+        }
+        leasehold.set_closed(true);
+        let used =
+            self.wait_for_writers(by.connection, deadline).and_then(|()| self.sync(deadline.remaining()));
+        used.map(drop).inspect_err(|_| leasehold.set_closed(false))
+    }
+
+    /// Who passed the gate before it was closed commits, or rolls back, first.
+    fn wait_for_writers(&self, but: ConnectionId, deadline: Deadline) -> Result<()> {
+        while self.connections.has_writer(Some(but)) {
+            if deadline.passed() {
+                return Err(Error::busy(
+                    "another connection of this process is in a transaction that writes, or has locking_mode=EXCLUSIVE",
+                ));
+            }
+            clock::pause(GLANCE);
+        }
+        Ok(())
+    }
+
     /// From here on nobody of this process writes.
     pub(super) fn hand_back(self: &Arc<Self>, leasehold: &Leasehold, leases: &dyn Leases) -> Result<()> {
         let mut tenant = leasehold.tenant.lock();
-        {
-            let mut shown = leasehold.shown.lock();
-            shown.permit = None;
-            shown.refused = None;
-        }
+        leasehold.shown.lock().give_up();
         let released = tenant.release(leases);
         leasehold.show(&tenant);
         released
+    }
+}
+
+/// The epoch of who has taken over what was handed back; `None`: nobody has by then.
+fn wait_for_successor(leases: &dyn Leases, ours: &Lease, deadline: Deadline) -> Option<Epoch> {
+    loop {
+        // A store that does not answer is asked again; it is asked once more when the lease is taken back.
+        if let Ok(Some(found)) = crate::lease::look(leases)
+            && found.epoch > ours.epoch
+        {
+            return Some(found.epoch);
+        }
+        if deadline.passed() {
+            return None;
+        }
+        clock::pause(SOON.min(deadline.remaining()));
     }
 }

@@ -16,13 +16,18 @@ impl Database {
     /// something that was committed under it is not in the replica, and who comes next would take its txid. Then it ends by
     /// itself, and an open before that sends what is left.
     pub(in crate::database) fn leave_lease(self: &Arc<Self>) -> bool {
-        let Some(leasehold) = self.leasehold().filter(|leasehold| leasehold.held().is_some()) else {
+        let Some(leasehold) = self.leasehold() else { return false };
+        if leasehold.held().is_none() {
             return false;
-        };
-        let is_flushed = self.noted.is_empty() && self.queued() == 0;
+        }
+        // At the end of the process others may be writing still.
+        leasehold.set_closed(true);
+        let is_flushed = !self.connections.has_writer(None) && self.noted.is_empty() && self.queued() == 0;
         if is_flushed {
             leasehold.shown.lock().is_leaving = true;
             self.schedule_lease(Instant::now());
+        } else {
+            leasehold.set_closed(false);
         }
         is_flushed
     }
@@ -69,7 +74,10 @@ impl Database {
     fn tend_lease(self: &Arc<Self>, leasehold: &Leasehold) -> Option<Instant> {
         let Some(mut tenant) = leasehold.tenant.try_lock() else { return Some(Instant::now() + SOON) };
         let (asked, is_wanted, is_leaving) = {
-            let shown = leasehold.shown.lock();
+            let mut shown = leasehold.shown.lock();
+            if shown.is_leaving {
+                shown.give_up();
+            }
             (shown.asked, shown.asked > shown.answered, shown.is_leaving)
         };
         let client = Runtime::get().config.client(&self.settings, 0, None);

@@ -24,6 +24,7 @@ mod writers;
 
 use std::time::Duration;
 
+pub use holding::Caller;
 pub use rights::{Primary, Rights};
 
 pub(super) use rights::leases_of;

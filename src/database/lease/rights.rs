@@ -27,14 +27,35 @@ pub(super) struct Shown {
     /// Why it was not to be had, or is held no longer.
     pub refused: Option<(Kind, String, Instant)>,
     pub is_leaving: bool,
+    /// It is about to be handed back: no transaction begins.
+    pub is_closed: bool,
+    /// Another process is to take it: nobody here asks for it meanwhile.
+    pub is_handed_over: bool,
 }
 
 impl Shown {
+    /// It is needed after all. Not so when it is being handed back at this moment: then there is no permit any more.
+    pub(super) fn stay(&mut self) {
+        if std::mem::take(&mut self.is_leaving) {
+            self.is_closed = false;
+        }
+    }
+
+    /// Nobody writes any more, and what is held may be handed back.
+    pub(super) fn give_up(&mut self) {
+        (self.permit, self.begun, self.is_closed, self.refused) = (None, None, false, None);
+    }
+
     pub(super) fn refuse(&mut self, error: &Error) {
         self.refused = Some((error.kind(), error.to_string(), Instant::now()));
     }
 
     pub(super) fn allows(&self, now: Now) -> bool {
+        !self.is_closed && self.carries(now)
+    }
+
+    /// A transaction that has begun may go on.
+    pub(super) fn carries(&self, now: Now) -> bool {
         self.permit.is_some_and(|permit| self.begun == Some(permit.epoch) && permit.allows(now))
     }
 }
@@ -126,7 +147,17 @@ impl Leasehold {
     pub(super) fn begun(&self, epoch: Epoch) {
         let mut shown = self.shown.lock();
         shown.begun = Some(epoch);
+        shown.is_closed = false;
         shown.refused = None;
+    }
+
+    /// From here on no transaction begins, and those that have begun go on.
+    pub(super) fn set_closed(&self, is_closed: bool) {
+        self.shown.lock().is_closed = is_closed;
+    }
+
+    pub(super) fn set_handing_over(&self, is_handed_over: bool) {
+        self.shown.lock().is_handed_over = is_handed_over;
     }
 
     pub(super) fn has_begun(&self, epoch: Epoch) -> bool {

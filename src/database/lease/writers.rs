@@ -38,6 +38,16 @@ impl Database {
         })
     }
 
+    /// Returns when a transaction may write on: one that holds the lock of who writes and one that begins without asking for it, as
+    /// with `locking_mode=EXCLUSIVE`, look alike at journal and WAL.
+    ///
+    /// # Errors
+    /// As [`Database::pass_lease`].
+    pub fn go_on_with_lease(self: &Arc<Self>) -> Result<()> {
+        let is_carried = self.leasehold().is_some_and(|leasehold| leasehold.shown.lock().carries(TIME.now()));
+        if is_carried && self.connections.has_locked_writer() { Ok(()) } else { self.pass_lease() }
+    }
+
     /// Why a transaction that nobody can ask for its lease is refused.
     pub fn cannot_gate(&self) -> String {
         let text = format!(
@@ -49,7 +59,7 @@ impl Database {
         text
     }
 
-    fn no_lease(&self) -> Error {
+    pub(super) fn no_lease(&self) -> Error {
         let refused = self.leasehold().and_then(|l| l.shown.lock().refused.as_ref().map(|r| r.1.clone()));
         let why = refused.map_or_else(String::new, |why| format!(" ({why})"));
         Error::conflict(format!(
@@ -65,13 +75,19 @@ impl Database {
             Some(Error::new(*kind, text.clone()))
         };
         let mut shown = leasehold.shown.lock();
+        if shown.is_handed_over {
+            return Err(Error::busy("the lease is being handed over to another process"));
+        }
         if shown.refused.as_ref().is_some_and(|(_, _, at)| at.elapsed() < REFUSED)
             && let Some(error) = refused(&shown)
         {
             return Err(error);
         }
+        shown.stay();
+        if shown.allows(TIME.now()) {
+            return Ok(());
+        }
         shown.asked += 1;
-        shown.is_leaving = false;
         let asked = shown.asked;
         drop(shown);
         self.schedule_lease(Instant::now());
