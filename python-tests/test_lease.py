@@ -313,6 +313,12 @@ def test_store_without_conditional_writes_is_refused(nodes):
         nodes.connect("a")
 
 
+def test_open_without_locks_is_refused(nodes):
+    with pytest.raises(sqlite3.OperationalError, match="nolock=1 SQLite asks for no lock.*replica_lease=off"):
+        nodes.connect("a", nolock="1")
+    nodes.connect("a", nolock="1", replica_lease="off").close()
+
+
 def test_only_who_uses_a_lease_can_ask_for_it(nodes):
     c = nodes.connect("a", replica_lease="off")
     for function in ["acquire", "release"]:

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::main_file::MainFile;
 use super::wal_file::{JournalFile, WalFile};
-use crate::config::{Config, Decision, OpenedAs, Settings, real_path};
+use crate::config::{Config, Decision, LeaseUse, OpenedAs, Settings, real_path};
 use crate::database::{Opening, ReadOnlyOpen, Runtime, ShmWal};
 use crate::error::Error;
 use crate::ffi::hooks::{
@@ -62,6 +62,12 @@ fn open_main(request: &OpenRequest<'_>, path: &Path) -> OpenPlan {
         Ok(Decision::Replicate(settings)) => settings,
         Err(error) => return refuse(error),
     };
+    if settings.lease.used != LeaseUse::Off && is_on(request, "nolock") {
+        return refuse(Error::invalid(
+            "with nolock=1 SQLite asks for no lock before it writes, so nobody can be kept from writing without the lease: leave \
+             nolock out, or use replica_lease=off",
+        ));
+    }
     if is_read_only(request, &settings.database) {
         return OpenPlan::Main(Box::new(PendingReadOnly(settings)));
     }
@@ -77,8 +83,11 @@ fn refuse(error: Error) -> OpenPlan {
 
 /// Opened for reading only, or there is nothing else to be had.
 fn is_read_only(request: &OpenRequest<'_>, path: &Path) -> bool {
-    let immutable = request.parameter("immutable").is_some_and(|v| v != "0" && v != "no" && v != "off");
-    request.read_only || immutable || crate::fs::is_unwritable(path)
+    request.read_only || is_on(request, "immutable") || crate::fs::is_unwritable(path)
+}
+
+fn is_on(request: &OpenRequest<'_>, parameter: &str) -> bool {
+    request.parameter(parameter).is_some_and(|v| v != "0" && v != "no" && v != "off")
 }
 
 struct Pending {
