@@ -1,4 +1,4 @@
--- What is unknown, malformed or not built yet fails the open with setting, value and what is allowed.
+-- What is unknown or malformed fails the open with setting, value and what is allowed.
 .open 'file:@DIR@/a.db?vfs=replvfs'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=/backup'
 .open 'file:@DIR@/a.db?vfs=replvfs&replica=s3://bucket'

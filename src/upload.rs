@@ -85,6 +85,8 @@ pub enum Outcome {
     Stored,
     /// Another writer owns the history from here on.
     Fenced(String),
+    /// It ends before what we have sent: an older copy was put back. What was added is removed again.
+    SetBack(String),
     /// Somebody emptied the replica under us; the object of ours was removed again.
     Emptied,
 }
@@ -274,7 +276,7 @@ impl Uploader {
         if end < sealed.txid.previous() {
             // It continues what is in no file, and is the only one that holds it.
             self.client.delete(file)?;
-            return Ok(Outcome::Fenced(format!(
+            return Ok(Outcome::SetBack(format!(
                 "{} ends at txid {}, before what this database had sent: an older copy of it was put back, or its newest \
                  files were deleted; what was added was taken back and stays in the local log: put the newer replica back \
                  and open again",

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::ltx::page_checksum;
 use crate::sqlite::journal::{self, Playback};
 use crate::sqlite::wal::{self, Chain};
+use crate::staging::stand_in::{self, StandIn};
 use crate::types::{Checksum, PageSize, Pgno};
 
 /// A whole database, by checksums.
@@ -20,12 +21,26 @@ pub struct AtRest {
     pub before: Vec<Checksum>,
     /// The start of page 1.
     pub page_1: [u8; 100],
+    /// As [`crate::staging::stand_in`] has it.
+    pub rest_of_page_1: Checksum,
 }
 
 impl AtRest {
     /// Checksum of a page; `None` past the end.
     pub fn page(&self, pgno: Pgno) -> Option<Checksum> {
         self.pages.get(pgno.get() as usize - 1).copied()
+    }
+
+    /// Takes page 1 for the one it stands for, if that makes this a known state.
+    pub fn without_stand_in(mut self, all: &[StandIn], is_known: &dyn Fn(Checksum) -> bool) -> AtRest {
+        let standing = all.iter().filter(|stand_in| stand_in.rest == self.rest_of_page_1);
+        let known = standing.map(|s| (s.page, self.checksum.toggle(self.pages[0]).toggle(s.page)));
+        if let Some((page, state)) =
+            known.filter(|_| !is_known(self.checksum)).find(|(_, state)| is_known(*state))
+        {
+            (self.pages[0], self.checksum) = (page, state);
+        }
+        self
     }
 
     /// Every page with its checksum, the lock-byte page left out.
@@ -73,6 +88,7 @@ pub fn read(files: &dyn Files, hot: Option<&Hot<'_>>) -> Result<Option<AtRest>> 
         pages: sums.pages,
         before: sums.before,
         page_1: sums.page_1,
+        rest_of_page_1: sums.rest_of_page_1,
     }))
 }
 
@@ -120,6 +136,7 @@ struct Sums {
     total: Checksum,
     before: Vec<Checksum>,
     page_1: [u8; 100],
+    rest_of_page_1: Checksum,
 }
 
 impl Sums {
@@ -131,7 +148,7 @@ impl Sums {
         let mut pages = Vec::with_capacity(there as usize);
         let mut page = vec![0; page_size.bytes()];
         let (mut total, lock) = (Checksum::EMPTY, page_size.lock_pgno());
-        let mut page_1 = [0; 100];
+        let (mut page_1, mut rest_of_page_1) = ([0; 100], Checksum::EMPTY);
         for pgno in (1..=there).filter_map(Pgno::new) {
             let mut sum = Checksum::EMPTY;
             if pgno != lock {
@@ -143,13 +160,14 @@ impl Sums {
             }
             if pgno == Pgno::FIRST {
                 page_1.copy_from_slice(&page[..100]);
+                rest_of_page_1 = stand_in::rest_of(&page);
             }
             if pgno.get() <= count {
                 total = total.toggle(sum);
             }
             pages.push(sum);
         }
-        Ok(Sums { page_size, pages, count, total, before: Vec::new(), page_1 })
+        Ok(Sums { page_size, pages, count, total, before: Vec::new(), page_1, rest_of_page_1 })
     }
 
     /// Adds the commits of the WAL, as far as a recovery would.
@@ -157,7 +175,7 @@ impl Sums {
         let mut chain = Chain::new(header);
         let mut frame = vec![0; wal::FRAME_HEADER_LEN + self.page_size.bytes()];
         let mut open: Vec<(Pgno, Checksum)> = Vec::new();
-        let mut page_1 = self.page_1;
+        let (mut page_1, mut rest) = (self.page_1, self.rest_of_page_1);
         loop {
             let there = files.read_wal(wal::frame_offset(chain.next_frame(), self.page_size), &mut frame)?;
             if there < frame.len() || !chain.accept(&frame) {
@@ -168,10 +186,11 @@ impl Sums {
             open.push((header.pgno, page_checksum(header.pgno, page)));
             if header.pgno == Pgno::FIRST {
                 page_1.copy_from_slice(&page[..100]);
+                rest = stand_in::rest_of(page);
             }
             if let Some(page_count) = header.commit {
                 self.before.push(self.total);
-                self.page_1 = page_1;
+                (self.page_1, self.rest_of_page_1) = (page_1, rest);
                 open.drain(..).for_each(|(pgno, sum)| self.put(pgno, sum));
                 self.resize(page_count);
             }

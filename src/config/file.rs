@@ -81,7 +81,7 @@ fn add(layer: &mut Layer, key: &str, raw: &str, also_allowed: &str) -> Result<()
             "{}='{}' is no setting; allowed: {also_allowed}, {}",
             url::show(key.as_bytes()),
             url::show(raw.as_bytes()),
-            setting::built_names()
+            setting::names()
         ))),
     }
 }

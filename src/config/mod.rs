@@ -36,7 +36,9 @@ use crate::lock::Mutex;
 
 pub use self::claims::Claim;
 pub use self::rules::{real_path, scratch_folder};
-pub use self::settings::{Durability, IfMissing, LeaseSettings, LeaseUse, OnBehind, Settings, upkeep};
+pub use self::settings::{
+    Durability, IfMissing, LeaseSettings, LeaseUse, OnBehind, OnConflict, Settings, upkeep,
+};
 pub use self::url::ReplicaUrl;
 
 use self::claims::Claims;
@@ -170,7 +172,7 @@ impl Config {
                 None => Err(Error::invalid(format!(
                     "{shown}='{}' is no setting; allowed behind {PREFIX}: CONFIG, DATABASE, DEFAULT_VFS, {}",
                     url::show(value),
-                    setting::built_environment_names()
+                    setting::environment_names()
                 ))),
             },
         }
@@ -430,7 +432,7 @@ fn uri_layer<'a>(uri: &mut dyn Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<
                 "{}='{}' is no setting; allowed: {}",
                 url::show(key),
                 url::show(value),
-                setting::built_names()
+                setting::names()
             )));
         } else if let Some((key, name)) =
             UNPREFIXED.iter().find(|(unprefixed, _)| unprefixed.as_bytes() == key)

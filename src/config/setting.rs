@@ -1,9 +1,8 @@
-//! The one table of settings: name, default, form, and whether its part is built.
+//! The one table of settings: name, default and form.
 //!
 //! A setting has one name everywhere: `replica_interval` in a URI, a rule or options, and
 //! `SQLITEREPLICATE_INTERVAL` in the environment (`replica`, `replica2`, `replica3` are `SQLITEREPLICATE_URL`,
-//! `..._URL2`, `..._URL3`). A setting whose part is not built yet is understood, but only its default is taken:
-//! accepting another value and ignoring it would be a promise nobody keeps.
+//! `..._URL2`, `..._URL3`).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -22,7 +21,6 @@ pub struct Setting {
     /// As a user would write it; `None` where absence is the default or it is derived from something else.
     pub default: Option<&'static str>,
     form: Form,
-    built: bool,
 }
 
 /// How the value of a setting is written.
@@ -57,46 +55,42 @@ pub enum Value {
     Text(String),
 }
 
-const fn built(name: &'static str, default: Option<&'static str>, form: Form) -> Setting {
-    Setting { name, default, form, built: true }
-}
-
-const fn later(name: &'static str, default: Option<&'static str>, form: Form) -> Setting {
-    Setting { name, default, form, built: false }
+const fn setting(name: &'static str, default: Option<&'static str>, form: Form) -> Setting {
+    Setting { name, default, form }
 }
 
 /// Every setting there is.
 pub const SETTINGS: &[Setting] = &[
-    built("replica", None, Form::Replica),
-    built("replica2", None, Form::Replica),
-    built("replica3", None, Form::Replica),
-    built("replica_durability", Some("async"), Form::Word(&["async", "commit"])),
-    built("replica_sync_timeout", Some("30s"), Form::Duration("0", "24h")),
-    built("replica_interval", None, Form::Duration("0", "1h")),
-    built("replica_levels", Some("30s,5m,1h"), Form::Levels),
-    built("replica_snapshot_interval", Some("24h"), Form::Duration("1s", "365d")),
-    built("replica_l0_retention", Some("5m"), Form::Duration("0", "365d")),
-    built("replica_retention", Some("24h"), Form::Duration("0", "36500d")),
-    built("replica_lease", Some("off"), Form::Word(&["off", "auto", "required", "static"])),
-    built("replica_lease_ttl", Some("30s"), Form::Duration("3s", "24h")),
-    built("replica_lease_owner", None, Form::Text),
-    built("replica_lease_url", None, Form::Text),
-    built("replica_lease_primary", None, Form::Text),
-    built("replica_open_timeout", Some("2s"), Form::Duration("0", "1h")),
-    built("replica_on_behind", Some("auto"), Form::Word(&["auto", "rollforward", "keep", "refuse"])),
-    later("replica_on_conflict", Some("halt"), Form::Word(&["halt", "rejoin"])),
-    built("replica_if_missing", Some("refuse"), Form::Word(&["refuse", "restore", "continue"])),
-    built("replica_log", None, Form::Folder),
-    built("replica_log_max", Some("1GiB"), Form::Size("1MiB", "1024TiB")),
-    built("replica_flush_timeout", Some("5s"), Form::Duration("0", "1h")),
-    built("replica_verify_interval", Some("off"), Form::DurationOrOff),
-    built("replica_endpoint", None, Form::Text),
-    built("replica_region", None, Form::Text),
-    built("replica_path_style", None, Form::Flag),
-    built("replica_ca_bundle", None, Form::Text),
-    built("replica_sse", None, Form::Text),
-    built("replica_storage_class", None, Form::Text),
-    built("replica_part_size", None, Form::Size("5MiB", "5GiB")),
+    setting("replica", None, Form::Replica),
+    setting("replica2", None, Form::Replica),
+    setting("replica3", None, Form::Replica),
+    setting("replica_durability", Some("async"), Form::Word(&["async", "commit"])),
+    setting("replica_sync_timeout", Some("30s"), Form::Duration("0", "24h")),
+    setting("replica_interval", None, Form::Duration("0", "1h")),
+    setting("replica_levels", Some("30s,5m,1h"), Form::Levels),
+    setting("replica_snapshot_interval", Some("24h"), Form::Duration("1s", "365d")),
+    setting("replica_l0_retention", Some("5m"), Form::Duration("0", "365d")),
+    setting("replica_retention", Some("24h"), Form::Duration("0", "36500d")),
+    setting("replica_lease", Some("off"), Form::Word(&["off", "auto", "required", "static"])),
+    setting("replica_lease_ttl", Some("30s"), Form::Duration("3s", "24h")),
+    setting("replica_lease_owner", None, Form::Text),
+    setting("replica_lease_url", None, Form::Text),
+    setting("replica_lease_primary", None, Form::Text),
+    setting("replica_open_timeout", Some("2s"), Form::Duration("0", "1h")),
+    setting("replica_on_behind", Some("auto"), Form::Word(&["auto", "rollforward", "keep", "refuse"])),
+    setting("replica_on_conflict", Some("halt"), Form::Word(&["halt", "rejoin"])),
+    setting("replica_if_missing", Some("refuse"), Form::Word(&["refuse", "restore", "continue"])),
+    setting("replica_log", None, Form::Folder),
+    setting("replica_log_max", Some("1GiB"), Form::Size("1MiB", "1024TiB")),
+    setting("replica_flush_timeout", Some("5s"), Form::Duration("0", "1h")),
+    setting("replica_verify_interval", Some("off"), Form::DurationOrOff),
+    setting("replica_endpoint", None, Form::Text),
+    setting("replica_region", None, Form::Text),
+    setting("replica_path_style", None, Form::Flag),
+    setting("replica_ca_bundle", None, Form::Text),
+    setting("replica_sse", None, Form::Text),
+    setting("replica_storage_class", None, Form::Text),
+    setting("replica_part_size", None, Form::Size("5MiB", "5GiB")),
 ];
 
 /// S3's own names, which mean nothing in a URI without our prefix.
@@ -178,31 +172,24 @@ fn environment_name(setting: &Setting) -> String {
     }
 }
 
-/// The names whose parts are built, for error texts.
-pub fn built_names() -> String {
-    SETTINGS.iter().filter(|s| s.built).map(|s| s.name).collect::<Vec<_>>().join(", ")
+/// All names, for error texts.
+pub fn names() -> String {
+    SETTINGS.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
 }
 
-/// The same as [`built_names`], as the environment has them.
-pub fn built_environment_names() -> String {
-    SETTINGS.iter().filter(|s| s.built).map(environment_name).collect::<Vec<_>>().join(", ")
+/// The same as [`names`], as the environment has them.
+pub fn environment_names() -> String {
+    SETTINGS.iter().map(environment_name).collect::<Vec<_>>().join(", ")
 }
 
 impl Setting {
     /// Checks and types one value. `shown` is the setting's name as the user wrote it.
     ///
     /// # Errors
-    /// `Invalid`, naming setting, value and what is allowed, for what is malformed, out of bounds or not built.
+    /// `Invalid`, naming setting, value and what is allowed, for what is malformed or out of bounds.
     pub fn parse(&self, shown: &str, value: &[u8]) -> Result<Value> {
         let refuse = |why: String| Error::invalid(format!("{shown}='{}' {why}", url::show(value)));
-        let parsed = self.form.parse(value).map_err(&refuse)?;
-        if !self.built && Some(&parsed) != self.default_value().as_ref() {
-            let allowed = self.default.map_or("leaving it out".into(), |d| format!("'{d}'"));
-            return Err(refuse(format!(
-                "needs a part that is not built yet; allowed in this version: {allowed}"
-            )));
-        }
-        Ok(parsed)
+        self.form.parse(value).map_err(refuse)
     }
 
     /// The default, typed; `None` where there is none.
@@ -366,14 +353,6 @@ mod tests {
         ] {
             assert_eq!(refusal(name, value), text);
         }
-    }
-
-    #[test]
-    fn a_setting_that_is_not_built_takes_its_default_only() {
-        assert_eq!(
-            refusal("replica_on_conflict", "rejoin"),
-            "replica_on_conflict='rejoin' needs a part that is not built yet; allowed in this version: 'halt'"
-        );
     }
 
     #[test]

@@ -46,6 +46,15 @@ pub enum OnBehind {
     Refuse,
 }
 
+/// What a database does whose history another writer has continued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is fenced: nothing is sent any more.
+    Halt,
+    /// What only it has is saved, and it goes on from the end of that history.
+    Rejoin,
+}
+
 /// Who may write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseUse {
@@ -91,6 +100,7 @@ pub struct Settings {
     pub verify_interval: Option<Duration>,
     pub if_missing: IfMissing,
     pub on_behind: OnBehind,
+    pub on_conflict: OnConflict,
     pub lease: LeaseSettings,
     /// Folder of the local log, absolute.
     pub log: PathBuf,
@@ -136,6 +146,10 @@ impl Settings {
                 Value::Word("keep") => OnBehind::Keep,
                 Value::Word("refuse") => OnBehind::Refuse,
                 _ => OnBehind::Auto,
+            },
+            on_conflict: match value(layer, "replica_on_conflict") {
+                Value::Word("rejoin") => OnConflict::Rejoin,
+                _ => OnConflict::Halt,
             },
             lease: lease(layer)?,
             log: match layer.get("replica_log") {

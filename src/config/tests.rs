@@ -76,6 +76,7 @@ fn a_uri_is_enough_and_the_rest_is_default() {
             verify_interval: None,
             if_missing: IfMissing::Refuse,
             on_behind: OnBehind::Auto,
+            on_conflict: OnConflict::Halt,
             lease: LeaseSettings { used: LeaseUse::Off, terms: Terms::default(), owner: None, url: None },
             log: "/no/app.db-replica".into(),
             log_bytes_max: 1 << 30,
@@ -85,7 +86,7 @@ fn a_uri_is_enough_and_the_rest_is_default() {
 }
 
 #[test]
-fn every_built_setting_arrives() {
+fn every_setting_arrives() {
     let uri = [
         ("replica", "file:///a"),
         ("replica2", "file:///b"),
@@ -95,6 +96,7 @@ fn every_built_setting_arrives() {
         ("replica_open_timeout", "100ms"),
         ("replica_flush_timeout", "1m"),
         ("replica_if_missing", "continue"),
+        ("replica_on_conflict", "rejoin"),
         ("replica_log", "/log/x"),
         ("replica_log_max", "64MiB"),
         ("replica_durability", "commit"),
@@ -183,7 +185,7 @@ fn one_name_in_two_stores_is_two_places() {
 #[test]
 fn each_bad_uri_is_refused_with_its_text() {
     let config = config(&[]);
-    let names = setting::built_names();
+    let names = setting::names();
     for (uri, text) in [
         (("replica_intervall", "1s"), format!("replica_intervall='1s' is no setting; allowed: {names}")),
         (("replica4", "file:///b"), format!("replica4='file:///b' is no setting; allowed: {names}")),
@@ -309,7 +311,7 @@ fn each_bad_variable_fails_the_opens_with_its_text() {
             "x",
             format!(
                 "SQLITEREPLICATE_REPLICA='x' is no setting; allowed behind SQLITEREPLICATE_: CONFIG, DATABASE, DEFAULT_VFS, {}",
-                setting::built_environment_names()
+                setting::environment_names()
             ),
         ),
         (

@@ -3,7 +3,7 @@
 //! Pure: findings in, a verdict out. The recorded position is where the local log says the history stands. "Same
 //! state" is a claim about checksums, never about numbers: a writer id in a file is information and proves nothing.
 
-use crate::config::{IfMissing, OnBehind};
+use crate::config::{IfMissing, OnBehind, OnConflict};
 use crate::ltx::Proof;
 use crate::staging::log::{Recorded, Sealed};
 use crate::types::{Checksum, Position, Txid};
@@ -60,6 +60,11 @@ pub struct Findings {
     pub related: bool,
     pub if_missing: IfMissing,
     pub on_behind: OnBehind,
+    pub on_conflict: OnConflict,
+    /// It was fenced, and who had begun to end that did not come to the end: whatever the marks of the log say.
+    pub rejoining: bool,
+    /// The replica ends in an earlier state of this database: nobody else wrote.
+    pub set_back: bool,
     /// Commits were promised to survive (`replica_durability=commit`): in doubt the local file does not win by itself.
     pub promised: bool,
 }
@@ -102,6 +107,8 @@ pub enum Verdict {
     LocalWins,
     /// Another writer owns the history from here on: nothing is sent, everything is kept.
     Fence,
+    /// The same, but its own are saved, and the local file is overwritten with the end of that history.
+    Rejoin,
     Refuse(Refusal),
 }
 
@@ -173,6 +180,9 @@ pub fn decide(f: &Findings) -> Verdict {
 }
 
 fn decide_logged(f: &Findings, local: Local, head: ReplicaHead, continues: bool) -> Verdict {
+    if f.rejoining {
+        return lost(f, head);
+    }
     // A log that never sealed anything says nothing about a replica with history.
     let Some(r) = f.recorded else { return unrelated(f) };
     let at_head = is_head(&r.position, head);
@@ -187,16 +197,16 @@ fn decide_logged(f: &Findings, local: Local, head: ReplicaHead, continues: bool)
     if !f.related {
         return unrelated(f);
     }
+    // Row 10: commits that are not in the replica, and another writer won.
     if head.txid <= r.position.txid || !f.unsent.is_empty() {
-        return Verdict::Fence;
+        return lost(f, head);
     }
     match local {
         // Row 7: an outdated node. Row 8: behind after a crash.
         Local::Known { noted: false } | Local::Crashed(Found::Recorded | Found::Behind) => {
             behind(f, Verdict::LocalWins)
         }
-        // Row 10: commits that are not in the replica, and another writer won.
-        Local::Known { noted: true } => Verdict::Fence,
+        Local::Known { noted: true } => lost(f, head),
         Local::Crashed(Found::Ahead) => Verdict::LocalWins,
         // Row 11: the log may be a second behind what we sent ourselves; or somebody put another file here.
         _ => in_doubt(f, Verdict::LocalWins),
@@ -219,6 +229,14 @@ fn beside_the_end(f: &Findings, local: Local) -> Verdict {
             OnBehind::Refuse => Verdict::Refuse(Refusal::Changed),
         },
         Local::Known { .. } | Local::Missing | Local::Unlogged(_) => Verdict::GoOn(Base::Holds),
+    }
+}
+
+/// Row 10.
+fn lost(f: &Findings, head: ReplicaHead) -> Verdict {
+    match f.on_conflict {
+        OnConflict::Rejoin if !f.set_back && head.proof.is_some() => Verdict::Rejoin,
+        _ => Verdict::Fence,
     }
 }
 
@@ -312,6 +330,9 @@ mod tests {
             related: true,
             if_missing: IfMissing::Refuse,
             on_behind: OnBehind::Auto,
+            on_conflict: OnConflict::Halt,
+            rejoining: false,
+            set_back: false,
             promised: false,
         }
     }
@@ -488,5 +509,35 @@ mod tests {
         }
         let f = findings(Local::Unlogged(None), 0, &[], Some(ReplicaHead { txid: Txid::FIRST, proof: None }));
         assert_eq!(decide(&f), Verdict::Refuse(Refusal::Unrelated), "an unproven head proves nothing");
+    }
+
+    #[test]
+    fn who_lost_rejoins_where_that_is_wanted_and_another_writer_won() {
+        for f in [findings(KNOWN, 5, &[4, 5], other_head(4)), findings(NOTED, 3, &[], other_head(4))] {
+            assert_eq!(decide(&f), Verdict::Fence);
+            let rejoin = Findings { on_conflict: OnConflict::Rejoin, ..f };
+            assert_eq!(decide(&rejoin), Verdict::Rejoin);
+            assert_eq!(
+                decide(&Findings { set_back: true, ..rejoin.clone() }),
+                Verdict::Fence,
+                "an older copy of the replica"
+            );
+            let unproven = rejoin.head.map(|head| ReplicaHead { proof: None, ..head });
+            assert_eq!(
+                decide(&Findings { head: unproven, ..rejoin }),
+                Verdict::Fence,
+                "it could not be told what comes of it"
+            );
+        }
+    }
+
+    #[test]
+    fn who_died_while_it_rejoined_is_fenced_whatever_the_marks_prove() {
+        let crashed = Local::Crashed(Found::Behind);
+        for local in [KNOWN, NOTED, UNKNOWN, Local::Unknown { is_head: true }, crashed] {
+            let f = Findings { rejoining: true, ..findings(local, 3, &[], other_head(4)) };
+            assert_eq!(each(f.clone()), [Verdict::Fence; 4], "{local:?}");
+            assert_eq!(decide(&Findings { on_conflict: OnConflict::Rejoin, ..f }), Verdict::Rejoin);
+        }
     }
 }

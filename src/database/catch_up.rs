@@ -3,20 +3,21 @@
 //! ```text
 //! nothing is noted and nothing unsent; the way from the recorded position is proven         (capture lock)
 //! the head is restored beside; SQLite's write lock; still nothing noted?                     (no commit can slip in)
-//! mark "rolling"; the log stands at the head; SQLite commits the restored file; mark away
+//! page 1 to be gets a stand-in; mark "rolling"; the log stands at the head; SQLite commits the restored file; mark away
 //! ```
 //!
-//! The transaction is SQLite's own, so that other connections and processes see it as any commit; it counts up fields of
-//! page 1, which become the next txid. Killed between the marks, the next open reads the file whole and decides: the old
-//! state is rolled forward, the new one goes on.
+//! The transaction is SQLite's own, so that other connections and processes see it as any commit. It counts up fields of
+//! page 1, which is no change ([`crate::staging::stand_in`]): nothing is added to the history, and no lease is needed. Killed
+//! between the marks, the next open reads the file whole and decides: the old state is rolled forward, the new one goes on.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
 use super::followed::Database;
-use super::live::{beside, wal_bytes};
+use super::live::{beside, read_at, wal_bytes};
 use super::runtime::Runtime;
 use super::way::{Files, History};
 use crate::capture::{Collected, NotNow, Phase, group};
@@ -25,6 +26,7 @@ use crate::clock::{self, Deadline};
 use crate::error::{Error, Result};
 use crate::restore;
 use crate::sqlite::header;
+use crate::staging::stand_in::StandIn;
 use crate::types::{Checksum, Pgno, Txid};
 use crate::upload::Head;
 
@@ -137,8 +139,8 @@ impl Engine {
         }
         let unsent = || {
             Error::conflict(format!(
-                "{} has commits that are not in {}, which goes on to txid {}: they cannot both be kept; close the \
-                 database and decide by replica_on_behind at the next open",
+                "{} has commits that are not in {}, which goes on to txid {}: they cannot both be kept; SELECT \
+                 replica_rejoin() saves what only this database has and goes on from there",
                 db.path.display(),
                 client.url(),
                 head.txid()
@@ -175,6 +177,7 @@ impl Engine {
         let old: Vec<(Pgno, Checksum)> =
             touched.filter_map(|pgno| Some((pgno, self.checksums.get(pgno)?))).collect();
         self.checksums.reserve(end.page_count.max(recorded.page_count))?;
+        self.let_stand_in(db, &restored)?;
         db.log.begin_rolling()?;
         db.log.set_base(end)?;
         self.checksums.apply(end.page_size, end.page_count, way.overlay.changes());
@@ -194,7 +197,34 @@ impl Engine {
         db.log.end_rolling()?;
         let (from, to) = (recorded.position.txid, end.position.txid);
         db.cold_by_event(&format!("the database was rolled forward from {from} to {to} while it was open"));
+        self.compare_overwritten(db);
         Ok(Some(to))
+    }
+
+    /// What SQLite makes of page 1 of `restored`, when it overwrites the database with it, stands for that page.
+    pub(super) fn let_stand_in(&mut self, db: &Database, restored: &Restored) -> Result<()> {
+        let path = restored.path();
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut header = [0; 100];
+        read_at(&file, path, 0, &mut header)?;
+        let Some(found) = header::parse(&header) else { return Ok(()) };
+        let mut page_1 = vec![0; found.page_size.bytes()];
+        read_at(&file, path, 0, &mut page_1)?;
+        let stand_in = StandIn::of(&page_1);
+        db.log.add_stand_in(stand_in)?;
+        self.stand_ins.push(stand_in);
+        Ok(())
+    }
+
+    /// SQLite wrote every page of the database: they are as they should be. Whatever is in the way, the worker does it.
+    pub(super) fn compare_overwritten(&mut self, db: &Database) {
+        let page_1 = self.checksums.get(Pgno::FIRST);
+        // What stays is not in force.
+        let _ = db.log.drop_stand_ins(&mut self.stand_ins, page_1);
+        if let Ok(Collected::Nothing) = self.collect(db) {
+            db.noted.settle();
+            db.healed();
+        }
     }
 
     /// The database is as recorded: nothing is noted, and nobody committed unseen.

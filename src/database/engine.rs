@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::connections::Writing;
 use super::followed::Database;
 use super::live::{LiveFiles, LiveQuiet, wal_bytes};
+use super::rejoin;
 use super::sending::Stored;
 use crate::capture::rollback_pages;
 use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, Work, group, wal_pages};
@@ -22,7 +23,8 @@ use crate::sqlite::header;
 use crate::sqlite::wal_index::Salts;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Recorded, Sealed};
-use crate::types::Txid;
+use crate::staging::stand_in::{self, StandIn};
+use crate::types::{Pgno, Txid};
 use crate::upload::Uploader;
 
 /// Pause before the next attempt when a transaction or another process was in the way.
@@ -85,6 +87,7 @@ pub struct Engine {
     /// What the state page shows as long as no other process has worked since.
     pub name: u64,
     pub replicas: Vec<Replica>,
+    pub stand_ins: Vec<StandIn>,
     pub busy: u32,
     /// A group that starts from nothing in the middle of the history, and whose snapshot is not stored yet.
     pub whole: Option<Txid>,
@@ -262,8 +265,16 @@ impl Engine {
     pub(super) fn refresh(&mut self, db: &Database) -> Result<()> {
         db.state.set_worked_last(self.name);
         self.groups = Groups::read(&db.log)?;
+        self.stand_ins = db.log.stand_ins()?;
         self.stored = None;
-        if db.log.is_rolling() {
+        if db.log.rejoining()?.is_some() {
+            if db.phase() != Phase::Fenced {
+                db.fence(
+                    "a process died while it brought the database to the history of another writer",
+                    Some(rejoin::HOW),
+                );
+            }
+        } else if db.log.is_rolling() {
             // Who rolled it forward is gone, and the database may be where it was.
             db.noted.note_all();
             db.went_cold("a process died while it rolled the database forward");
@@ -288,20 +299,54 @@ impl Engine {
         Base { recorded: self.recorded, checksums: &self.checksums }
     }
 
-    fn work_of<'a>(&'a self, db: &'a Database) -> Work<'a> {
+    fn work_of<'a>(&'a self, db: &'a Database, base: Base<'a>) -> Work<'a> {
         let (noted, state, folder) = (&db.noted, &db.state, db.log.folder());
         let page_size = db.page_1_written().or(self.recorded.map(|r| r.page_size));
-        Work { files: &self.live, noted, state, base: self.base(), page_size, folder }
+        Work { files: &self.live, noted, state, base, page_size, folder }
     }
 
+    /// Reads the noted pages. A page 1 that stands for that of the base is no change by itself, and comes with every other.
     pub(super) fn collect(&self, db: &Database) -> Result<Collected> {
+        let mut collected = self.collect_noted(db)?;
+        let page_1 = self.checksums.get(Pgno::FIRST);
+        if let Some(stand_in) = self.stand_ins.iter().find(|s| Some(s.page) == page_1) {
+            if matches!(&collected, Collected::Pages(buffer, _) if !buffer.contains(Pgno::FIRST)) {
+                db.noted.note(Pgno::FIRST);
+                collected = self.collect_noted(db)?;
+            }
+            if self.is_stand_in_alone(&collected, stand_in)? {
+                return Ok(Collected::Nothing);
+            }
+        }
+        Ok(collected)
+    }
+
+    fn is_stand_in_alone(&self, collected: &Collected, stand_in: &StandIn) -> Result<bool> {
+        let Collected::Pages(buffer, shape) = collected else { return Ok(false) };
+        if buffer.len() != 1 || !buffer.contains(Pgno::FIRST) || self.base().shape() != Some(*shape) {
+            return Ok(false);
+        }
+        let mut page = vec![0; shape.page_size.bytes()];
+        buffer.read(Pgno::FIRST, &mut page)?;
+        Ok(stand_in::rest_of(&page) == stand_in.rest)
+    }
+
+    fn collect_noted(&self, db: &Database) -> Result<Collected> {
         self.live.open_wal()?;
-        let collected = self.collect_from(db);
+        let collected = self.collect_from(db, self.base(), false);
         self.live.close_wal();
         collected
     }
 
-    fn collect_from(&self, db: &Database) -> Result<Collected> {
+    /// Reads what is noted, or all of it, against `base`, while a connection of our own holds SQLite's write lock.
+    pub(super) fn collect_locked(&self, db: &Database, base: Base<'_>) -> Result<Collected> {
+        self.live.open_wal()?;
+        let collected = self.collect_from(db, base, true);
+        self.live.close_wal();
+        collected
+    }
+
+    fn collect_from(&self, db: &Database, base: Base<'_>, is_locked: bool) -> Result<Collected> {
         let shm = db.connections.mapped();
         let owned = db.connections.has_wal() && db.connections.exclusive().is_some();
         if shm.is_some() || owned {
@@ -309,7 +354,7 @@ impl Engine {
                 db.refresh_exclusive(&self.live, None)?;
             }
             let reader = wal_pages::Reader {
-                work: self.work_of(db),
+                work: self.work_of(db, base),
                 view: shm.as_deref().map_or(&db.exclusive_wal as &dyn crate::capture::WalView, |s| s),
                 notes: &db.notes,
                 cold: &|| db.went_cold("a program without the extension changed the WAL"),
@@ -319,21 +364,21 @@ impl Engine {
         if db.connections.has_wal() || wal_bytes(&db.path) > 0 {
             return Ok(Collected::NotNow(NotNow::NoView));
         }
-        self.collect_rollback(db)
+        self.collect_rollback(db, base, is_locked)
     }
 
-    fn collect_rollback(&self, db: &Database) -> Result<Collected> {
+    fn collect_rollback(&self, db: &Database, base: Base<'_>, is_locked: bool) -> Result<Collected> {
         let mut bytes = [0; 100];
         let there = self.live.base().read(0, &mut bytes)? == bytes.len();
         let tag = header::tag_of(&bytes);
         let known = !there || tag == db.state.tag();
         let in_wal_mode = header::parse(&bytes).is_none_or(|h| h.wal) || (!known && db.is_wal_left());
         // The header of an open transaction, perhaps the switch to WAL mode itself, is not looked at.
-        if there && in_wal_mode && !self.live.base().check_reserved()? {
+        if there && in_wal_mode && (is_locked || !self.live.base().check_reserved()?) {
             db.check_rest();
             db.state.set_tag(tag);
         }
-        let held = self.busy >= BUSY_CYCLES_MAX && self.live.base().lock(1)?;
+        let held = !is_locked && self.busy >= BUSY_CYCLES_MAX && self.live.base().lock(1)?;
         if held {
             db.notices().event("the database was never still; one scan held a read lock");
         }
@@ -342,10 +387,11 @@ impl Engine {
             files: &self.live,
             connections: &db.connections,
             writes: &db.writes,
-            held,
+            held: held || is_locked,
             standing: &db.standing,
         };
-        let reader = rollback_pages::Reader { work: self.work_of(db), quiet: &quiet, handoff: &db.handoff };
+        let reader =
+            rollback_pages::Reader { work: self.work_of(db, base), quiet: &quiet, handoff: &db.handoff };
         let outcome = reader.collect();
         if held {
             self.live.base().unlock(0)?;
@@ -373,6 +419,7 @@ impl Engine {
         }
         db.set_page_size(shape.page_size);
         self.groups.add(sealed);
+        db.log.drop_stand_ins(&mut self.stand_ins, self.checksums.get(Pgno::FIRST))?;
         Ok(Some(sealed))
     }
 }

@@ -28,6 +28,7 @@ use super::verifying::Verifying;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Phase, WalNotes};
 use crate::config::{Claim, Settings};
+use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile};
 use crate::lock::Mutex;
 use crate::staging::log::Log;
@@ -38,6 +39,8 @@ use crate::status::Notices;
 /// Shared by the hooks of its connections and the worker. Lives until the last connection of this process closes.
 pub struct Database {
     pub path: PathBuf,
+    /// Below us, as the connections of this process have it.
+    pub(super) base: BaseVfs,
     pub settings: Settings,
     pub log: Log,
     pub state: State,
@@ -62,6 +65,7 @@ pub struct Database {
     // Guards errors and events, of the database and home first, then of each copy.
     pub(super) notices: Mutex<Vec<Notices>>,
     pub(super) phase: Mutex<Phase>,
+    pub(super) fenced_at: AtomicU64,
     pub(super) runs: Runs,
     pub(super) seen: Seen,
     pub(super) single_writer: AtomicBool,
@@ -78,6 +82,7 @@ pub struct Parts {
     pub noted: NotedSet,
     pub users: LockFile,
     pub engine: Engine,
+    pub base: BaseVfs,
     pub claim: Claim,
     pub phase: Phase,
     pub rest: Option<FileStat>,
@@ -98,8 +103,10 @@ impl Database {
         let page_size = parts.engine.recorded.map(|r| r.page_size);
         let rights = Rights::of(&parts.settings, parts.lease_id);
         let upkeep = Upkeep::new(parts.engine.name, &parts.log, &parts.settings);
+        let rejoined = parts.state.rejoined();
         let database = Database {
             path: parts.settings.database.clone(),
+            base: parts.base,
             settings: parts.settings,
             log: parts.log,
             state: parts.state,
@@ -120,6 +127,7 @@ impl Database {
             engine: Mutex::new(parts.engine),
             notices: Mutex::new(notices),
             phase: Mutex::new(parts.phase),
+            fenced_at: AtomicU64::new(rejoined),
             runs: Runs::default(),
             polled: Mutex::new(Polled::at(parts.rest.clone())),
             seen: Seen::new(page_size, parts.rest),

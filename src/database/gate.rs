@@ -41,12 +41,29 @@ impl Gate {
 }
 
 impl Database {
+    /// What would be committed now would leave the database again.
+    fn pass_fence(&self) -> Result<()> {
+        if !self.is_to_rejoin() {
+            return Ok(());
+        }
+        self.notice_rejoin();
+        if !self.is_to_rejoin() {
+            return Ok(());
+        }
+        Err(Error::busy(format!(
+            "nothing was written to {}: another writer continued its history, and it is about to be brought to the end of \
+             that one; try again",
+            self.path.display()
+        )))
+    }
+
     /// Returns when a write may begin.
     ///
     /// # Errors
     /// `Busy` while the replica has not answered; `Fenced` when it never will take what this database commits.
     pub fn pass_gate(self: &Arc<Self>) -> Result<()> {
         self.pass_lease()?;
+        self.pass_fence()?;
         let gate = &self.gate;
         if gate.is_open.load(Ordering::Acquire) {
             return Ok(());

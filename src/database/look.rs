@@ -17,6 +17,7 @@ use crate::replica::Client;
 use crate::sqlite::{header, journal, wal, wal_index::Salts};
 use crate::staging::log::{Log, Recorded, Sealed};
 use crate::staging::noted::NotedSet;
+use crate::staging::stand_in::StandIn;
 use crate::staging::state::State;
 use crate::types::{Checksum, FileInfo, Position, Txid};
 use crate::upload::{Head, header_of};
@@ -60,6 +61,7 @@ pub struct Look<'a> {
     pub state: &'a State,
     pub noted: &'a NotedSet,
     pub recorded: Option<&'a Recorded>,
+    pub stand_ins: &'a [StandIn],
     /// The end of the replica.
     pub head: Option<Position>,
     /// The history ends at the recorded position.
@@ -129,6 +131,11 @@ impl Look<'_> {
     fn read(&self, live: &LiveFiles) -> Result<Read> {
         let stills = Stills::old_enough(self.path);
         let whole = with_hot_journal(self.path, |hot| at_rest::read(live, hot))?;
+        let is_known = |state: Checksum| {
+            let mut ends = self.head.into_iter().chain(self.recorded.map(|r| r.position));
+            ends.any(|end| end.checksum == state) || self.state.positions().any(|p| p.checksum == state)
+        };
+        let whole = whole.map(|whole| whole.without_stand_in(self.stand_ins, &is_known));
         Ok(Read { whole, stills })
     }
 

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! Live --a change may have been missed--> Cold --healed by difference--> Live
-//! Live, Cold --a create was lost | not ours | our bug--> Fenced | Refused | Halted, for good
+//! Live, Cold --a create was lost--> Fenced --rejoined--> Cold
+//! Live, Cold --not ours | our bug--> Refused | Halted, for good
 //! ```
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::followed::Database;
@@ -92,8 +94,39 @@ impl Database {
         self.end(Phase::Halted, &why);
     }
 
+    /// Another writer owns the history. `how`: what can be done about it.
+    pub(super) fn fence(&self, why: &str, how: Option<&str>) {
+        let why = how.map_or_else(|| why.to_owned(), |how| format!("{why}; {how}"));
+        self.end(Phase::Fenced, &why);
+    }
+
+    /// The count of rejoins when it was fenced: another one means that the fence is gone.
+    pub(super) fn fenced_at(&self) -> u64 {
+        self.fenced_at.load(Ordering::SeqCst)
+    }
+
+    /// It is at the end of the history of who fenced it; every page is to be compared.
+    pub(super) fn revive(&self, event: &str) {
+        let mut phase = self.phase.lock();
+        if *phase != Phase::Fenced {
+            return;
+        }
+        *phase = Phase::Cold;
+        drop(phase);
+        self.noted.note_all();
+        {
+            let mut notices = self.notices();
+            notices.last_error = None;
+            notices.last_error_at = None;
+            notices.event(event);
+        }
+        self.runs.stays_fenced.store(false, Ordering::Relaxed);
+        self.tickets.revive();
+    }
+
     /// One of the three ends. The application goes on; nothing more is captured.
     pub fn end(&self, phase: Phase, why: &str) {
+        self.fenced_at.store(self.state.rejoined(), Ordering::SeqCst);
         *self.phase.lock() = phase;
         self.notices().error(why);
         self.tickets.end(why);

@@ -10,6 +10,7 @@
 //! of others with the extension wait for no look.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::followed::Database;
 use super::shm_wal::ShmWal;
@@ -56,6 +57,11 @@ impl Database {
             polled.quiet
         };
         if !is_taken(quiet, is_sidecar) || self.is_due() || self.connections.is_empty() {
+            return;
+        }
+        self.notice_rejoin();
+        if self.is_to_rejoin() {
+            self.schedule(Instant::now(), false);
             return;
         }
         let changed = match self.connections.mapped() {

@@ -19,6 +19,7 @@ use super::home::Home;
 use super::lease::leases_of;
 use super::live::LiveFiles;
 use super::look::{Look, is_related, power_was_lost, unsent};
+use super::rejoin;
 use super::roll_forward::Rolled;
 use super::runtime::First;
 use super::way::History;
@@ -36,6 +37,7 @@ use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Groups, Log};
 use crate::staging::noted::NotedSet;
 use crate::staging::sent;
+use crate::staging::stand_in::{self, StandIn};
 use crate::staging::state::State;
 use crate::types::{Level, PageSize, Pgno, Position, Txid};
 use crate::upload::{Head, Uploader};
@@ -123,7 +125,9 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     if power_was_lost(&state)? {
         log.drop_damaged()?;
     }
+    let rejoining = rejoin::finish(&log, &settings.database, base)?;
     let recorded = log.recorded()?;
+    let stand_ins = log.stand_ins()?;
     let replica_head = head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof });
     let unsent = unsent(&log, &state)?;
     let following = following(&unsent, replica_head);
@@ -134,6 +138,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         state: &state,
         noted: &noted,
         recorded: recorded.as_ref(),
+        stand_ins: &stand_ins,
         head: end,
         at_end: head.is_none() || !following.is_empty() || end == recorded.map(|r| r.position),
         rolling: log.is_rolling(),
@@ -156,6 +161,9 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         head: replica_head,
         if_missing: settings.if_missing,
         on_behind: settings.on_behind,
+        on_conflict: settings.on_conflict,
+        rejoining,
+        set_back: end.is_some_and(|end| state.positions().any(|position| position == end)),
         promised: settings.durability != Durability::Async,
     };
     if let Some(silence) = &home.silence {
@@ -167,8 +175,15 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
             )
         })?;
     }
-    let verdict = decide(&findings);
+    let mut verdict = decide(&findings);
     let mut rolled = None;
+    if verdict == Verdict::Rejoin {
+        match history.rejoin(&settings, base, &state, &findings.unsent, &mut looked) {
+            // No files prove what would come of it.
+            Err(error) if error.kind() == Kind::Conflict => verdict = Verdict::Fence,
+            other => rolled = Some(other?),
+        }
+    }
     if let Verdict::RollForward(forward) = verdict {
         rolled = Some(history.roll_forward(&settings, base, &state, forward, &mut looked, way)?);
     }
@@ -250,14 +265,18 @@ impl Prepared {
                 self.home.client.make_durable(Level::CAPTURED)?;
             }
             (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
-            self.log.end_rolling()?;
+            let was_put_there =
+                matches!(verdict, Verdict::RollForward(_) | Verdict::Restore | Verdict::Rejoin);
             sent::remove_all(&self.log)?;
-            if matches!(verdict, Verdict::RollForward(_) | Verdict::Restore) {
-                state.set_tag(tag_put_there(&live, &checksums)?);
+            if verdict != Verdict::Fence {
+                self.log.end_rejoin()?;
+            }
+            self.log.end_rolling()?;
+            if was_put_there {
+                state.set_tag(tag_put_there(&live, &checksums, &self.log.stand_ins()?)?);
             }
             let stat = FileStat::of(&path)?;
-            let is_on_disk = matches!(verdict, Verdict::RollForward(_) | Verdict::Restore)
-                || verdict == Verdict::GoOn(Base::Crashed);
+            let is_on_disk = was_put_there || verdict == Verdict::GoOn(Base::Crashed);
             if is_on_disk {
                 state.set_synced(self.log.recorded()?.map(|r| r.position.txid));
             }
@@ -295,6 +314,7 @@ impl Prepared {
             looked_ms: 0,
             name: random_number()?,
             replicas,
+            stand_ins: Vec::new(),
             busy: 0,
             whole,
             marked: false,
@@ -310,6 +330,7 @@ impl Prepared {
             noted,
             users: self.users,
             engine,
+            base,
             claim: self.claim,
             phase,
             rest,
@@ -323,10 +344,15 @@ impl Prepared {
 
 /// Change tag of the page 1 that was just put there, so that no look takes it for a commit of somebody else. 0 in WAL
 /// mode, where it proves nothing, and where page 1 is another one by now.
-fn tag_put_there(live: &LiveFiles, checksums: &PageChecksums) -> Result<u64> {
+fn tag_put_there(live: &LiveFiles, checksums: &PageChecksums, stand_ins: &[StandIn]) -> Result<u64> {
     let mut page = vec![0; checksums.page_size().map_or(0, PageSize::bytes)];
     let whole = live.read_database(0, &mut page)? == page.len();
-    if !whole || checksums.get(Pgno::FIRST) != Some(page_checksum(Pgno::FIRST, &page)) {
+    let is_it = |page: &[u8]| {
+        let sum = checksums.get(Pgno::FIRST);
+        let stands = |s: &StandIn| Some(s.page) == sum && s.rest == stand_in::rest_of(page);
+        sum == Some(page_checksum(Pgno::FIRST, page)) || stand_ins.iter().any(stands)
+    };
+    if !whole || !is_it(&page) {
         return Ok(0);
     }
     let in_wal_mode = header::parse(&page).is_none_or(|h| h.wal);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::followed::Database;
+use super::rejoin;
 use super::runtime::Runtime;
-use crate::capture::Phase;
 use crate::error::{Error, Result};
 use crate::replica::Client;
 use crate::types::{Checksum, Txid};
@@ -36,8 +36,7 @@ impl Engine {
             return Ok(true);
         };
         if !self.was_ours(db, &head) || !self.continues(db, &head)? {
-            db.end(
-                Phase::Fenced,
+            db.fence(
                 &format!(
                     "{} ends at txid {} in a state that this database did not send: another writer won, or its newest \
                      files were removed; this database's own files stay in {}",
@@ -45,6 +44,7 @@ impl Engine {
                     head.txid(),
                     db.log.folder().display()
                 ),
+                Some(rejoin::HOW),
             );
             return Ok(false);
         }

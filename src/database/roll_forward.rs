@@ -15,16 +15,20 @@ use std::time::Duration;
 
 use super::live::{TICK, beside, is_fresh, read_at};
 use super::look::with_hot_journal;
+use super::saved::{self, Saved};
 use super::way::Way;
+use crate::capture::{Base, Shape, group};
 use crate::clock::{self, Deadline};
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::{BaseFile, BaseVfs};
 use crate::fs::FileStat;
 use crate::fs::durable::{self, Temp};
+use crate::ltx::page_checksum;
 use crate::restore::apply::{self, Place};
 use crate::restore::tail::{self, Here};
-use crate::staging::log::Log;
-use crate::types::Position;
+use crate::staging::checksums::PageChecksums;
+use crate::staging::log::{Log, Sealed};
+use crate::types::{Pgno, Position};
 
 /// Shortest wait for SQLite's lock.
 const LOCK_WAIT_MIN: Duration = Duration::from_millis(100);
@@ -68,6 +72,8 @@ pub struct Rolled {
     pub pages: usize,
     /// Where the state that was there is kept.
     pub saved: Option<PathBuf>,
+    /// All that leaves, where another writer's history takes its place.
+    pub tail: Option<Saved>,
 }
 
 impl Rolled {
@@ -86,6 +92,17 @@ impl Rolled {
     }
 }
 
+/// What is kept before it is overwritten.
+#[derive(Clone, Copy)]
+pub enum Save<'a> {
+    /// Nothing: the state is in the history.
+    Nothing,
+    /// What makes the end into the state.
+    Difference,
+    /// All of it, and these groups, which are in no replica.
+    Tail(&'a [Sealed]),
+}
+
 /// What is to be overwritten, and how.
 pub struct Roll<'a> {
     pub path: &'a Path,
@@ -95,8 +112,7 @@ pub struct Roll<'a> {
     pub here: Here,
     /// The files as they were looked at.
     pub looked_at: &'a Stills,
-    /// That state is in no history.
-    pub save: bool,
+    pub save: Save<'a>,
     pub wait: Duration,
     pub nonce: u32,
 }
@@ -112,8 +128,8 @@ impl Roll<'_> {
         self.lock(&file)?;
         let outcome = self.locked(&file, &way);
         file.unlock(0)?;
-        let (pages, saved) = outcome?;
-        Ok(Rolled { way, pages, saved })
+        let (pages, saved, tail) = outcome?;
+        Ok(Rolled { way, pages, saved, tail })
     }
 
     fn lock(&self, file: &BaseFile) -> Result<()> {
@@ -135,7 +151,7 @@ impl Roll<'_> {
         }
     }
 
-    fn locked(&self, file: &BaseFile, way: &Way) -> Result<(usize, Option<PathBuf>)> {
+    fn locked(&self, file: &BaseFile, way: &Way) -> Result<(usize, Option<PathBuf>, Option<Saved>)> {
         if Stills::of(self.path) != *self.looked_at {
             let path = self.path.display();
             return Err(Error::busy(format!("{path} was changed while it was looked at; try again")));
@@ -143,9 +159,36 @@ impl Roll<'_> {
         let (journal, wal) = (Side::of(self.path, "-journal"), Side::of(self.path, "-wal"));
         let place = OnDisk { file, path: self.path, journal, wal };
         with_hot_journal(self.path, |hot| apply::settle(&place, hot.map(|hot| &hot.playback)))?;
-        let saved = if self.save { self.save(&place, way)? } else { None };
+        let (mut saved, mut tail) = (None, None);
+        match self.save {
+            Save::Nothing => {}
+            Save::Difference => saved = self.save(&place, way)?,
+            Save::Tail(groups) => {
+                tail = Some(self.save_tail(&place, groups)?);
+                self.log.begin_rolling()?;
+            }
+        }
         let pages = apply::apply(&place, &way.overlay, self.here.page_size, self.nonce)?;
-        Ok((pages, saved))
+        Ok((pages, saved, tail))
+    }
+
+    fn save_tail(&self, place: &OnDisk<'_>, groups: &[Sealed]) -> Result<Saved> {
+        let shape = Shape { page_size: self.here.page_size, page_count: self.here.page_count };
+        let lock = shape.page_size.lock_pgno();
+        let read = |pgno: Pgno, page: &mut [u8]| place.read(pgno.offset(shape.page_size), page).map(drop);
+        let mut page = vec![0; shape.page_size.bytes()];
+        let mut sums = Vec::with_capacity(shape.page_count as usize);
+        for pgno in (1..=shape.page_count).filter_map(Pgno::new).filter(|&pgno| pgno != lock) {
+            read(pgno, &mut page)?;
+            sums.push((pgno, page_checksum(pgno, &page)));
+        }
+        let recorded = self.log.recorded()?;
+        let mut checksums = PageChecksums::open(&self.log.folder().join("checksums"))?;
+        if let Some(recorded) = &recorded {
+            group::reapply(self.log, &mut checksums, recorded)?;
+        }
+        let base = Base { recorded, checksums: &checksums };
+        saved::save(self.log, groups, &base, &saved::State { shape, sums: &sums, read: &read }, clock::now())
     }
 
     /// Keeps what will be lost.

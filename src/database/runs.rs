@@ -20,7 +20,7 @@ use super::worker::Urgency;
 use crate::capture::Phase;
 use crate::clock;
 use crate::config::ReplicaUrl;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::lock::{Mutex, MutexGuard};
 use crate::status::Notices;
 
@@ -36,6 +36,8 @@ pub struct Runs {
     again: AtomicBool,
     /// The last connection is gone, and who works on it closes it.
     is_left: AtomicBool,
+    /// It does not end a fence by itself: somebody must decide.
+    pub(super) stays_fenced: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
     dirty_since_ms: AtomicU64,
     /// Everything committed before this moment is acknowledged, monotonic.
@@ -127,6 +129,9 @@ impl Database {
             return self.run_lease();
         }
         let home = self.take_due(at);
+        if self.is_to_rejoin() {
+            return self.run_rejoin();
+        }
         let copies = self.runs.copies_due.lock().take_if(|due| *due == at).is_some();
         if !(home || copies) || !matches!(self.phase(), Phase::Live | Phase::Cold) {
             return;
@@ -149,7 +154,7 @@ impl Database {
         if self.state.acknowledged(0) > before {
             self.wants_upkeep();
         }
-        let again = self.runs.again.swap(false, Ordering::SeqCst);
+        let again = self.runs.again.swap(false, Ordering::SeqCst) || self.is_to_rejoin();
         let pause = match outcome {
             Ok(_) if again => Some(Duration::ZERO),
             Ok(Cycle::Done) => return,
@@ -164,6 +169,24 @@ impl Database {
         if let Some(pause) = pause {
             self.schedule(Instant::now() + pause, true);
         }
+    }
+
+    /// It was fenced, and goes on by itself.
+    fn run_rejoin(self: &Arc<Self>) {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.rejoin_by_itself()));
+        match caught {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.kind() == Kind::Conflict => {
+                self.runs.stays_fenced.store(true, Ordering::Relaxed);
+                self.notices().error(error.to_string());
+            }
+            Ok(Err(error)) => {
+                let pause = self.notices().failed(&error);
+                self.schedule(Instant::now() + pause, true);
+            }
+            Err(_) => self.halt("a bug was caught while it rejoined"),
+        }
+        self.close_if_left();
     }
 
     fn run_copies(self: &Arc<Self>, mut engine: MutexGuard<'_, Engine>) {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::engine::Engine;
 use super::followed::Database;
-use crate::capture::Phase;
+use super::rejoin;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::staging::log::Groups;
@@ -155,7 +155,11 @@ impl Engine {
                 Ok(true)
             }
             Outcome::Fenced(text) => {
-                db.end(Phase::Fenced, &text);
+                db.fence(&text, Some(rejoin::HOW));
+                Ok(false)
+            }
+            Outcome::SetBack(text) => {
+                db.fence(&text, None);
                 Ok(false)
             }
             Outcome::Emptied => {
@@ -226,7 +230,7 @@ impl Engine {
                     copy.make_durable()?;
                     db.state.set_acknowledged(index, Some(next));
                 }
-                Outcome::Fenced(text) => return Err(Error::fenced(text)),
+                Outcome::Fenced(text) | Outcome::SetBack(text) => return Err(Error::fenced(text)),
                 Outcome::Emptied => {
                     self.replicas[index].uploader = None;
                     db.state.set_acknowledged(index, None);

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::at_open::{Base, Findings, Verdict, following};
 use super::look::unsent;
 use super::prepare::Prepared;
+use super::rejoin;
 use super::roll_forward::Rolled;
-use crate::capture::{Phase, group};
+use crate::capture::at_rest::AtRest;
+use crate::capture::{Phase, Shape, group};
 use crate::catalog::Target;
 use crate::error::{Error, Result};
 use crate::fs::FileStat;
@@ -26,7 +28,7 @@ impl Prepared {
         let follow = following(&findings.unsent, findings.head);
         let mut uploader = Uploader::new(Arc::clone(&self.home.client), newest, self.settings.retention.l0);
         for sealed in &follow {
-            if let Outcome::Fenced(why) = uploader.put(&self.log, sealed)? {
+            if let Outcome::Fenced(why) | Outcome::SetBack(why) = uploader.put(&self.log, sealed)? {
                 return Err(Error::conflict(why));
             }
         }
@@ -83,7 +85,8 @@ impl Prepared {
                     state.set_acknowledged(0, head);
                 }
                 let recorded = self.log.recorded()?.expect("BUG: going on from no position");
-                let base = group::reapply(&self.log, checksums, &recorded)?;
+                let base = group::reapply(&self.log, checksums, &recorded)?
+                    || self.take_sums(checksums, &recorded)?;
                 let event = match trust {
                     Base::Holds => None,
                     Base::Changed => Some("the database was changed while the extension was not there"),
@@ -132,7 +135,7 @@ impl Prepared {
                 event += &self.told_kept_aside();
                 Ok((Phase::Live, Some(event), None))
             }
-            Verdict::RollForward(_) => {
+            Verdict::RollForward(_) | Verdict::Rejoin => {
                 let rolled = self.rolled.take().expect("BUG: rolled forward without a result");
                 let event = self.rolled_forward(&rolled, state, noted, checksums)?;
                 Ok((Phase::Live, Some(event), None))
@@ -177,7 +180,8 @@ impl Prepared {
                 past.txid
             ),
             None => format!(
-                "another writer won in {url} while this database had commits that are not there; its files stay in {folder}"
+                "another writer won in {url} while this database had commits that are not there; its files stay in {folder}; {}",
+                rejoin::HOW
             ),
         }
     }
@@ -201,7 +205,9 @@ impl Prepared {
         let end = rolled.way.end();
         let before = self.log.recorded()?.map(|r| r.position);
         if !rolled.way.ends_in_log {
-            self.log.set_aside(&unsent(&self.log, state)?)?;
+            if rolled.tail.is_none() {
+                self.log.set_aside(&unsent(&self.log, state)?)?;
+            }
             self.log.reset()?;
         }
         forget_marks(state, noted);
@@ -220,7 +226,21 @@ impl Prepared {
         }
         state.set_acknowledged(0, self.head.as_ref().map(Head::txid));
         state.push_position(end.position);
-        Ok(rolled.told(before))
+        Ok(match &rolled.tail {
+            Some(tail) => rejoin::told(&end, &self.home.client.url(), tail),
+            None => rolled.told(before),
+        })
+    }
+
+    /// The page checksums of the recorded state are those of the file, where it was read and is that state.
+    fn take_sums(&self, checksums: &mut PageChecksums, recorded: &Recorded) -> Result<bool> {
+        let shape = Shape { page_size: recorded.page_size, page_count: recorded.page_count };
+        let is_it = |whole: &&AtRest| whole.checksum == recorded.position.checksum && whole.shape == shape;
+        let Some(whole) = self.found.as_ref().filter(is_it) else { return Ok(false) };
+        checksums.reserve(shape.page_count)?;
+        checksums.clear();
+        checksums.apply(shape.page_size, shape.page_count, whole.stored());
+        Ok(true)
     }
 
     /// Makes the log start at the head of the replica, with these pages as its state.

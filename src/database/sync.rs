@@ -89,6 +89,11 @@ impl Tickets {
         self.changed.notify_all();
     }
 
+    /// Tickets are served again.
+    pub fn revive(&self) {
+        self.served.lock().ended = None;
+    }
+
     /// Has those who wait look whether another process has served them.
     pub fn nudge(&self) {
         let _served = self.served.lock();
@@ -141,6 +146,7 @@ impl Database {
 
     /// The same without waiting: a ticket to wait for.
     pub(super) fn ask_for_sync(self: &Arc<Self>) -> u64 {
+        self.notice_rejoin();
         let ticket = self.tickets.draw();
         self.schedule(Instant::now(), true);
         ticket

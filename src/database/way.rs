@@ -9,7 +9,8 @@ use std::io::BufReader;
 use super::at_open::{Forward, Found, Local as Finding};
 use super::live::LiveFiles;
 use super::look::{Looked, with_hot_journal};
-use super::roll_forward::{Roll, Rolled};
+use super::rejoin;
+use super::roll_forward::{Roll, Rolled, Save};
 use crate::capture::at_rest::{self, AtRest};
 use crate::capture::group;
 use crate::catalog::Back;
@@ -47,6 +48,16 @@ pub struct Way {
     pub from_position: bool,
     /// The end is a group in the log.
     pub ends_in_log: bool,
+}
+
+/// A local file that is to be overwritten.
+struct Wanted<'a> {
+    settings: &'a Settings,
+    base: BaseVfs,
+    state: &'a State,
+    forward: Forward,
+    /// Groups that are in no replica, where all that is there is to be kept.
+    own: Option<&'a [Sealed]>,
 }
 
 /// The files from which a way may be built.
@@ -221,6 +232,29 @@ impl History<'_> {
         whole.page(pgno).filter(|_| end == Some(whole.shape.page_size))
     }
 
+    /// Keeps the local file and these groups, and overwrites it with the end of the history, which another writer made.
+    ///
+    /// # Errors
+    /// As [`History::roll_forward`].
+    pub fn rejoin(
+        &self,
+        settings: &Settings,
+        base: BaseVfs,
+        state: &State,
+        groups: &[Sealed],
+        looked: &mut Looked,
+    ) -> Result<Rolled> {
+        let to = self.head.and_then(rejoin::end_of).ok_or_else(|| self.no_way(settings))?;
+        // Once the marks that prove what the file is are away, this one says that it is fenced.
+        self.log.begin_rejoin(&to)?;
+        let roll = Wanted { settings, base, state, forward: Forward::Whatever, own: Some(groups) };
+        let rolled = self.roll(&roll, looked, None);
+        if rolled.as_ref().is_err_and(|error| error.kind() == Kind::Conflict) {
+            self.log.end_rejoin()?;
+        }
+        rolled
+    }
+
     /// Overwrites the local file with the end of the history.
     ///
     /// # Errors
@@ -234,12 +268,23 @@ impl History<'_> {
         looked: &mut Looked,
         way: Option<Way>,
     ) -> Result<Rolled> {
+        self.roll(&Wanted { settings, base, state, forward, own: None }, looked, way)
+    }
+
+    fn roll(&self, wanted: &Wanted<'_>, looked: &mut Looked, way: Option<Way>) -> Result<Rolled> {
+        let Wanted { settings, base, state, forward, own } = *wanted;
         let recorded = self.log.recorded()?;
         let map = self.recorded_pages(recorded.as_ref(), looked)?;
         if map.is_none() && looked.whole.is_none() {
             let live = LiveFiles::new(base.open(&settings.database, true)?, &settings.database);
             live.open_wal()?;
-            looked.whole = with_hot_journal(&settings.database, |hot| at_rest::read(&live, hot))?;
+            let whole = with_hot_journal(&settings.database, |hot| at_rest::read(&live, hot))?;
+            let is_known = |sum: Checksum| {
+                let mut known = recorded.iter().map(|r| r.position).chain(state.positions());
+                known.any(|position| position.checksum == sum)
+            };
+            let stand_ins = self.log.stand_ins()?;
+            looked.whole = whole.map(|whole| whole.without_stand_in(&stand_ins, &is_known));
         }
         let Some(here) = here(recorded.as_ref(), map.as_ref(), looked.whole.as_ref()) else {
             return Err(self.no_way(settings));
@@ -265,13 +310,20 @@ impl History<'_> {
         state.set_cycle(None);
         state.set_tag(0);
         state.sync()?;
+        let save = match own {
+            Some(groups) => Save::Tail(groups),
+            None if known || way.from_position || way.end().position.checksum == here.checksum => {
+                Save::Nothing
+            }
+            None => Save::Difference,
+        };
         let roll = Roll {
             path: &settings.database,
             log: self.log,
             base,
             here,
             looked_at: &looked.stills,
-            save: !known && !way.from_position && way.end().position.checksum != here.checksum,
+            save,
             wait: settings.open_timeout,
             nonce: here.checksum.get() as u32,
         };

@@ -13,6 +13,8 @@ use std::time::Duration;
 use libsqlite3_sys as sys;
 
 use super::api::Api;
+use super::base::BaseVfs;
+use super::library::Library;
 use super::sql::{Connection, c_string};
 use crate::error::{Error, Kind, Result};
 
@@ -74,7 +76,25 @@ impl Overwrite {
         source: &Path,
         wait: Duration,
     ) -> Result<Overwrite> {
-        let (api, vfs) = (connection.api(), c_string(&connection.library.base().name())?);
+        Overwrite::begin_in(connection.library, target, source, wait)
+    }
+
+    /// The same in the SQLite whose VFS is `base`: another one in this process would not know of its locks.
+    ///
+    /// # Errors
+    /// As [`Overwrite::begin`].
+    pub fn begin_below(base: BaseVfs, target: &Path, source: &Path, wait: Duration) -> Result<Overwrite> {
+        let library = Library::all().find(|library| library.base().as_ptr() == base.as_ptr());
+        Overwrite::begin_in(library.expect("BUG: a VFS of no library"), target, source, wait)
+    }
+
+    fn begin_in(
+        library: &'static Library,
+        target: &Path,
+        source: &Path,
+        wait: Duration,
+    ) -> Result<Overwrite> {
+        let (api, vfs) = (library.api(), c_string(&library.base().name())?);
         let source = Handle::open(api, source, &vfs)?;
         let target = Handle::open(api, target, &vfs)?;
         let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);

@@ -26,6 +26,7 @@ pub fn register(connection: &Connection<'_>) -> Result<()> {
     function("replica_sync", 0, 2, DirectOnly, functions::sync)?;
     function("replica_configure", 2, 3, DirectOnly, functions::configure)?;
     function("replica_rollforward", 0, 1, DirectOnly, roll::rollforward)?;
+    function("replica_rejoin", 0, 1, DirectOnly, roll::rejoin)?;
     function("replica_rollback", 1, 2, DirectOnly, roll::rollback)?;
     function("replica_lease_acquire", 0, 3, DirectOnly, lease::acquire)?;
     function("replica_lease_renew", 0, 1, DirectOnly, lease::renew)?;

@@ -1,5 +1,5 @@
-//! `replica_rollforward([schema])` and `replica_rollback(target [, schema])`: a database that is open is brought to the end
-//! of its home replica, or to an earlier state of it.
+//! `replica_rollforward([schema])`, `replica_rejoin([schema])` and `replica_rollback(target [, schema])`: a database that is open is
+//! brought to the end of its home replica, to that of a history which another writer continued, or to an earlier state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +26,29 @@ pub fn rollforward(call: &Call<'_>) -> Result<Value> {
     Ok(txid.map(number).into())
 }
 
+/// As JSON: the txid of the head, which the database then is at; where its own commits are saved, as how many groups, and
+/// from which txid to which.
+pub fn rejoin(call: &Call<'_>) -> Result<Value> {
+    let done = overwrite(call, 0, |database, wait, begin| database.rejoin(wait, begin))?;
+    let saved = &done.saved;
+    let text = serde_json::json!({
+        "txid": done.txid.get(),
+        "saved": saved.folder.to_string_lossy(),
+        "groups": saved.groups,
+        "first": saved.first.map(Txid::get),
+        "last": saved.last.get(),
+    });
+    Ok(Value::Text(text.to_string()))
+}
+
 /// The txid that holds the old state.
 pub fn rollback(call: &Call<'_>) -> Result<Value> {
     let wanted = wanted(&call.arguments()[0])?;
-    let (txid, said) = overwrite(call, 1, |database, wait, begin| database.roll_back(&wanted, wait, begin))?;
+    let (txid, said) = overwrite(call, 1, |database, wait, begin| {
+        // It becomes the next txid.
+        database.pass_lease()?;
+        database.roll_back(&wanted, wait, begin)
+    })?;
     notice(call, said);
     Ok(txid.map(number).into())
 }
@@ -51,8 +70,6 @@ fn overwrite<T>(
     body: impl FnOnce(&Arc<Database>, Duration, &mut Begin<'_>) -> Result<T>,
 ) -> Result<T> {
     with_main(call, schema_at, |main| {
-        // What is overwritten becomes the next txid.
-        main.db.pass_lease()?;
         // So that SQLite shows what a WAL holds.
         call.connection().read_once(schema(call, schema_at));
         let (database, wait) = (&main.db, main.db.settings.open_timeout);

@@ -3,19 +3,26 @@
 
 use std::path::PathBuf;
 
-use super::log::{Log, Sealed, create, remove};
-use crate::error::{Kind, Result};
-use crate::fs::durable;
+use super::log::{Log, Recorded, Sealed, create, remove};
+use crate::error::{Error, Kind, Result};
+use crate::fs::durable::{self, Temp};
 use crate::ltx;
-use crate::types::{Checksum, TxidRange};
+use crate::types::{Checksum, PageSize, Position, Timestamp, Txid, TxidRange};
 
 /// Name of the mark of [`Log::begin_rolling`].
 const ROLLING: &str = "rolling";
+/// And of [`Log::begin_rejoin`].
+const REJOINING: &str = "rejoining";
 
 impl Log {
     /// Where a file is kept that makes the state `state` out of its predecessor, and that is in no replica.
     pub fn saved_path(&self, state: Checksum, range: TxidRange) -> PathBuf {
-        self.folder().join("saved").join(state.to_string()).join(ltx::name::format(range))
+        self.saved_folder(state).join(ltx::name::format(range))
+    }
+
+    /// Where a state is kept that is in no replica.
+    pub fn saved_folder(&self, state: Checksum) -> PathBuf {
+        self.folder().join("saved").join(state.to_string())
     }
 
     /// Takes sealed groups out of the log without losing them: they are sent no more. Newest first, so that what a crash
@@ -59,6 +66,53 @@ impl Log {
     pub fn end_rolling(&self) -> Result<()> {
         remove(&self.folder().join(ROLLING))
     }
+
+    /// Another writer owns the history from some txid on, and the database is about to become this state of it. Survives a
+    /// loss of power.
+    ///
+    /// # Errors
+    /// `Full`, `Io`.
+    pub fn begin_rejoin(&self, to: &Recorded) -> Result<()> {
+        let path = self.folder().join(REJOINING);
+        let mut temp = Temp::create(&path)?;
+        let Position { txid, checksum } = to.position;
+        let text = format!("{txid} {checksum} {} {} {}\n", to.page_size, to.page_count, to.timestamp.0);
+        temp.write(text.as_bytes())?;
+        temp.publish_over(&path).map(drop)
+    }
+
+    /// That state, when who began it did not come to the end.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn rejoining(&self) -> Result<Option<Recorded>> {
+        let path = self.folder().join(REJOINING);
+        let text = match std::fs::read_to_string(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| Error::io("read", &path, e))?,
+        };
+        let mut fields = text.split_ascii_whitespace();
+        let mut field = || fields.next();
+        let parsed = (|| {
+            let txid = Txid::from_hex(field()?)?;
+            let checksum = u64::from_str_radix(field()?, 16).ok().and_then(Checksum::from_wire)?;
+            let page_size = field()?.parse().ok().and_then(PageSize::new)?;
+            let (page_count, timestamp) = (field()?.parse().ok()?, Timestamp(field()?.parse().ok()?));
+            Some(Recorded { position: Position { txid, checksum }, page_size, page_count, timestamp })
+        })();
+        let corrupt =
+            || Error::corrupt(format!("{} names no position; remove it to go on without", path.display()));
+        parsed.map(Some).ok_or_else(corrupt)
+    }
+
+    /// It is that state, or stays what it was. The mark does not come back after a loss of power.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn end_rejoin(&self) -> Result<()> {
+        remove(&self.folder().join(REJOINING))?;
+        durable::sync_folder(self.folder())
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +120,6 @@ mod tests {
     use super::*;
     use crate::ltx::{Header, Proof, sample};
     use crate::testing::Folder;
-    use crate::types::Txid;
 
     fn seal(log: &Log, n: u64) -> Sealed {
         let proof = Some(Proof { pre: Checksum::from_crc(n - 1), post: Checksum::from_crc(n) });
@@ -103,5 +156,18 @@ mod tests {
         log.end_rolling().unwrap();
         log.end_rolling().unwrap();
         assert!(!log.is_rolling());
+    }
+
+    #[test]
+    fn newest_target_of_a_rejoin_is_remembered_until_it_ends() {
+        let dir = Folder::new();
+        let log = Log::open(&dir.path().join("db-replica")).unwrap();
+        assert_eq!(log.rejoining().unwrap(), None);
+        let to = [3, 4].map(|n| seal(&log, n).recorded());
+        to.iter().for_each(|to| log.begin_rejoin(to).unwrap());
+        assert_eq!(log.rejoining().unwrap(), Some(to[1]));
+        log.end_rejoin().unwrap();
+        log.end_rejoin().unwrap();
+        assert_eq!(log.rejoining().unwrap(), None);
     }
 }

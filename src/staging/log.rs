@@ -371,6 +371,11 @@ impl Log {
         }
     }
 
+    /// Whether [`Log::set_base`] said so.
+    pub fn has_base(&self, position: Position) -> bool {
+        self.folder.join(base_name(position)).exists()
+    }
+
     /// Takes back what [`Log::set_base`] said.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! state         mapped: marks and anchors (`state`)
 //! noted         mapped: the noted set, two bits a page (`noted`)
 //! checksums     mapped: checksum of each page as of the newest sealed group (`checksums`)
+//! stand-in      page 1 of the file stands for that of the newest sealed state (`stand_in`)
 //! base          position from which the log starts, when that is not the beginning (`log`)
 //! sent/         groups that were acknowledged, until they are merged (`sent`)
 //! ltx/          sealed groups, one level-0 LTX file each; the newest one always stays (`log`)
@@ -21,5 +22,6 @@ pub mod log;
 pub mod noted;
 pub mod seed;
 pub mod sent;
+pub mod stand_in;
 pub mod state;
 pub mod sums;

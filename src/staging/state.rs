@@ -11,6 +11,7 @@
 //!     15      newest txid whose state is on disk in the database file
 //!     16..22  clean mark (below)
 //!     24..27  acknowledged txid of each replica         28, 29   WAL position up to which all is acknowledged
+//!     30      times that the database was brought to the history of another writer
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
 //! ```
 //!
@@ -50,6 +51,7 @@ const CLEAN_LEN: usize = 6;
 const ACKNOWLEDGED: usize = 24;
 const COVERED_SALTS: usize = 28;
 const COVERED_FRAME: usize = 29;
+const REJOINED: usize = 30;
 const PUSHED: usize = 32;
 const RING: usize = 64;
 const RING_ENTRY: usize = 3;
@@ -229,6 +231,16 @@ impl State {
     pub fn set_acknowledged(&self, index: usize, txid: Option<Txid>) {
         assert!(index < REPLICAS_MAX, "BUG: replica {index}");
         self.set(ACKNOWLEDGED + index, txid.map_or(0, Txid::get));
+    }
+
+    /// Times that some process ended a fence by [`State::count_rejoin`].
+    pub fn rejoined(&self) -> u64 {
+        self.get(REJOINED)
+    }
+
+    /// The database was brought to the history of another writer. Only under the capture lock.
+    pub fn count_rejoin(&self) {
+        self.set(REJOINED, self.rejoined() + 1);
     }
 
     /// The database at rest, as our last close left it; `None` after anything but a clean close.

@@ -21,12 +21,13 @@ const LAYERS: [&[&str]; 7] = [
 /// Layers whose rooms may import each other: nouns, and the lifecycle.
 const NEIGHBOURS_MEET: [usize; 2] = [0, 4];
 /// Imports that the layers alone would refuse or not know: (room, or file, what it may import).
-const ALSO: [(&str, &str); 16] = [
+const ALSO: [(&str, &str); 17] = [
     ("fs", "ffi::map"),
     ("fs", "ffi::writeback"),
     ("restore", "ffi::os"),
     ("database", "ffi::os"),
     ("database", "ffi::hooks"),
+    ("database", "ffi::overwrite"),
     ("vfs", "ffi"),
     ("sql", "ffi"),
     ("extension", "ffi"),

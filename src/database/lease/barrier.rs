@@ -91,7 +91,7 @@ impl Engine {
             let mut uploader = Uploader::new(Arc::clone(&client), Some(head.file), db.settings.retention.l0);
             match put_in(db.log.folder(), &mut uploader, &header)? {
                 Outcome::Stored => uploader.make_durable()?,
-                Outcome::Fenced(_) => continue,
+                Outcome::Fenced(_) | Outcome::SetBack(_) => continue,
                 Outcome::Emptied => return Err(Error::busy(format!("{} was emptied", client.url()))),
             }
             if !is_here {
