@@ -24,6 +24,7 @@ use crate::capture::{Collected, NotNow, Phase, group};
 use crate::catalog::Target;
 use crate::clock::{self, Deadline};
 use crate::error::{Error, Result};
+use crate::ffi::overwrite::Overwrite;
 use crate::restore;
 use crate::sqlite::header;
 use crate::staging::stand_in::StandIn;
@@ -82,6 +83,16 @@ impl Database {
         let outcome = self.alone(wait, |engine| engine.catch_up(self, begin));
         self.schedule(Instant::now(), true);
         outcome
+    }
+
+    /// As [`Database::catch_up`], on a thread of the worker.
+    pub(super) fn catch_up_by_itself(self: &Arc<Self>, wait: Duration) -> Result<Option<Txid>> {
+        self.catch_up(wait, &mut |source| self.begin_overwrite(source, wait))
+    }
+
+    /// A transaction of the SQLite that this database is open in, without a connection of the application.
+    pub(super) fn begin_overwrite(&self, source: &Path, wait: Duration) -> Result<Box<dyn Pending>> {
+        Ok(Box::new(Overwrite::begin_below(self.base, &self.path, source, wait)?))
     }
 
     /// Whether everything that was committed is in a group. True as long as the caller holds SQLite's write lock.

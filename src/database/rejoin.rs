@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::catch_up::{Begin, Pending, Restored};
+use super::catch_up::{Begin, Restored};
 use super::engine::Engine;
 use super::followed::Database;
 use super::live::{LiveFiles, beside};
@@ -33,7 +33,6 @@ use crate::clock;
 use crate::config::OnConflict;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseVfs;
-use crate::ffi::overwrite::Overwrite;
 use crate::fs::durable;
 use crate::replica::Client;
 use crate::restore;
@@ -87,12 +86,8 @@ impl Database {
     /// As [`Database::rejoin`], on a thread of the worker.
     pub(super) fn rejoin_by_itself(self: &Arc<Self>) -> Result<Rejoined> {
         let wait = self.settings.open_timeout;
-        let outcome = self.alone(wait, |engine| {
-            engine.rejoin(self, &mut |source| {
-                let pending = Overwrite::begin_below(self.base, &self.path, source, wait)?;
-                Ok(Box::new(pending) as Box<dyn Pending>)
-            })
-        });
+        let outcome =
+            self.alone(wait, |engine| engine.rejoin(self, &mut |source| self.begin_overwrite(source, wait)));
         if outcome.is_ok() {
             self.schedule(Instant::now(), true);
         }

@@ -8,8 +8,12 @@ use super::{SOON, TIME};
 use crate::clock::Deadline;
 use crate::database::followed::Database;
 use crate::database::runtime::Runtime;
-use crate::error::Error;
+use crate::error::{Error, Kind, Result};
 use crate::lease::Time;
+use crate::types::Epoch;
+
+/// Longest wait for the locks of others, while leases are to be renewed.
+const LOCKS: Duration = Duration::from_secs(1);
 
 impl Database {
     /// Has the worker hand the lease back, which nobody of this process needs any more. `false`: it is not held; or
@@ -70,6 +74,23 @@ impl Database {
         }
     }
 
+    /// Where the history went on without this database it is rolled forward first. Who waits is told to come again then: in a
+    /// rollback mode its own lock is in the way.
+    fn begin_for_a_write(self: &Arc<Self>, leasehold: &Leasehold, asked: u64, epoch: Epoch) -> Result<Epoch> {
+        if let Err(behind) = self.begin_term(None) {
+            if behind.kind() != Kind::Conflict {
+                return Err(behind);
+            }
+            let text = "the database is brought to the end of the history before its first write; try again";
+            leasehold.answer(asked, Some(&Error::busy(text)));
+            // Locks that are in the way are gone at the next try; else what was wrong before says what to do.
+            self.catch_up_by_itself(LOCKS)
+                .map_err(|error| if error.kind() == Kind::Busy { error } else { behind })?;
+            self.begin_term(None)?;
+        }
+        self.enter(leasehold, epoch)
+    }
+
     /// When to come again.
     fn tend_lease(self: &Arc<Self>, leasehold: &Leasehold) -> Option<Instant> {
         let Some(mut tenant) = leasehold.tenant.try_lock() else { return Some(Instant::now() + SOON) };
@@ -120,7 +141,7 @@ impl Database {
         let permit = tenant.permit();
         drop(tenant);
         if let Some(permit) = permit.filter(|permit| is_wanted && !leasehold.has_begun(permit.epoch))
-            && let Err(error) = self.begin_term(None).and_then(|()| self.enter(leasehold, permit.epoch))
+            && let Err(error) = self.begin_for_a_write(leasehold, asked, permit.epoch)
         {
             let handed = self.hand_back(leasehold, leases);
             leasehold.answer(asked, Some(&error));
