@@ -72,6 +72,15 @@ struct Inner {
     shm_unmapped: bool,
 }
 
+/// See [`Connections::as_writer`].
+pub struct AsWriter<'a>(&'a Connections, ConnectionId);
+
+impl Drop for AsWriter<'_> {
+    fn drop(&mut self) {
+        self.0.set_writer(self.1, false);
+    }
+}
+
 #[derive(Default)]
 pub struct Connections {
     // Guards the table; never held across I/O.
@@ -155,6 +164,12 @@ impl Connections {
 
     pub fn set_writer(&self, id: ConnectionId, is_writer: bool) {
         self.with(id, |e| e.is_writer = is_writer);
+    }
+
+    /// Counts as one who writes, on behalf of that connection, for as long as the value lives.
+    pub fn as_writer(&self, id: ConnectionId) -> AsWriter<'_> {
+        self.set_writer(id, true);
+        AsWriter(self, id)
     }
 
     /// A connection asks for the lock of who writes, or holds it; with `locking_mode=EXCLUSIVE` for good. `but`: that one
