@@ -11,10 +11,17 @@ import time
 import harness
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "python-tests"]
+# A million schedules; the build of the tests is optimised as the library is, without its link time.
+PROTOCOL = {
+    "PROTOCOL_SCHEDULES": "1000000",
+    "CARGO_PROFILE_DEV_OPT_LEVEL": "3",
+    "CARGO_TARGET_DIR": "target/protocol",
+}
 # Name, command, environment.
 STEPS = [
     ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200"}),
     ("history", ["cargo", "test", "--quiet", "--lib", "--", "upkeep_day", "mutations"], {"LONG": "1", "MUTATION_RUNS": "10000"}),
+    ("protocol", ["cargo", "test", "--quiet", "--lib", "--", "protocol::", "--nocapture"], PROTOCOL),
     ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
     ("python-tests", PYTEST, {"LONG": "1"}),
     ("sqlite-tests", [sys.executable, "python-tests/sqlite_suite.py"], {}),

@@ -18,6 +18,8 @@ pub mod lease;
 pub mod legacy;
 pub mod lock;
 pub mod ltx;
+#[cfg(test)]
+mod protocol;
 pub mod replica;
 pub mod restore;
 pub mod sql;

@@ -29,6 +29,8 @@ use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, Header};
 use crate::replica::client::Client;
 use crate::staging::log::{Log, Sealed};
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{FileInfo, Identity, Level, Timestamp, Txid, TxidRange};
 
 /// With a shorter retention of level 0 the look is never left out: clocks and answers are not that exact.
@@ -214,6 +216,10 @@ impl Uploader {
 
     /// Whether `file`, just created or found, continues what we know.
     fn look(&mut self, sealed: &Sealed, file: &FileInfo) -> Result<Outcome> {
+        #[cfg(test)]
+        if mutation::is(Mutation::NoLook) {
+            return Ok(Outcome::Stored);
+        }
         if let Some(before) = &self.newest {
             if self.cannot_have_expired(before, file) {
                 return Ok(Outcome::Stored);
@@ -326,8 +332,9 @@ impl Uploader {
     fn check_whole(&mut self) -> Result<()> {
         if let (false, Some(newest)) = (self.is_whole, &self.newest) {
             let files = self.client.list_all()?;
-            // Where it is gone, the put finds out why.
-            if files.iter().any(|file| file.same_object(newest)) {
+            // Where it is gone, or another writer went on, the put finds out.
+            let is_newest = files.iter().all(|file| file.range.max <= newest.range.max);
+            if is_newest && files.iter().any(|file| file.same_object(newest)) {
                 self.check_leads_to(&files, newest.range.max)?;
             }
             self.is_whole = true;

@@ -13,6 +13,8 @@ use crate::fs::durable::Temp;
 use crate::ltx::{Decoder, Encoder, Header, Proof, WalSpan, page_checksum};
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{Checksum, Pgno, Timestamp, Txid, TxidRange};
 
 /// Bytes of one write. A group of a few pages takes a buffer of a few pages: what large buffers cost (fresh memory,
@@ -71,6 +73,31 @@ pub fn plan(
         proof: Some(Proof { pre, post }),
     };
     Some(Group { header, whole: old.is_none() })
+}
+
+/// Whether the planned group has every page, because the page checksums were lost, and makes the recorded state: then they are
+/// there again, and there is nothing to seal.
+///
+/// # Errors
+/// `Full`, `Io`.
+pub fn rebuild(
+    checksums: &mut PageChecksums,
+    recorded: Option<Recorded>,
+    group: &Group,
+    buffer: &PageBuffer,
+) -> Result<bool> {
+    let Header { page_size, page_count, proof, .. } = group.header;
+    let makes = recorded.is_some_and(|recorded| {
+        (recorded.page_size, recorded.page_count) == (page_size, page_count)
+            && proof.is_some_and(|proof| proof.post == recorded.position.checksum)
+    });
+    if !group.whole || !makes {
+        return Ok(false);
+    }
+    checksums.reserve(page_count)?;
+    checksums.clear();
+    checksums.apply(page_size, page_count, buffer.checksums());
+    Ok(true)
 }
 
 /// A group that changes nothing after this state: it takes a txid, and that is all.
@@ -135,6 +162,10 @@ fn write(file: &File, header: &Header, buffer: &PageBuffer) -> Result<u64> {
 /// `Corrupt` when the sealed file is damaged; `Full`, `Io`.
 pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) -> Result<bool> {
     let proven = |checksums: &PageChecksums| {
+        #[cfg(test)]
+        if mutation::is(Mutation::MapUnchecked) {
+            return checksums.page_count() == recorded.page_count;
+        }
         checksums.page_size() == Some(recorded.page_size)
             && checksums.page_count() == recorded.page_count
             && checksums.total() == recorded.position.checksum
@@ -166,4 +197,31 @@ pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) ->
 pub fn changes_page_size(log: &Log, sealed: &Sealed) -> bool {
     let before = sealed.txid.previous().and_then(|txid| log.sealed(txid).ok());
     before.is_some_and(|before| before.page_size != sealed.page_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+    use crate::types::{PageSize, Position};
+
+    #[test]
+    fn lost_page_checksums_are_made_again_from_the_recorded_state_and_from_no_other() {
+        let dir = Folder::new();
+        let mut checksums = PageChecksums::open(&dir.path().join("checksums")).unwrap();
+        let page_size = PageSize::new(512).unwrap();
+        let mut buffer = PageBuffer::new(page_size, dir.path());
+        (1..=2u32).for_each(|n| buffer.offer(Pgno::new(n).unwrap(), &[n as u8; 512], None).unwrap());
+        let checksum = buffer.checksums().fold(Checksum::EMPTY, |total, (_, sum)| total.toggle(sum));
+        let shape = Shape { page_size, page_count: 2 };
+        for (checksum, is_same) in [(Checksum::from_crc(7), false), (checksum, true)] {
+            let position = Position { txid: Txid::FIRST, checksum };
+            let recorded = Some(Recorded { position, page_size, page_count: 2, timestamp: Timestamp(0) });
+            let base = Base { recorded, checksums: &checksums };
+            let group = plan(&base, &buffer, shape, 1, Timestamp(0)).unwrap();
+            assert!(group.whole);
+            assert_eq!(rebuild(&mut checksums, recorded, &group, &buffer).unwrap(), is_same);
+            assert_eq!(checksums.total() == checksum, is_same);
+        }
+    }
 }

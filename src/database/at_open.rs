@@ -38,6 +38,8 @@ pub enum Found {
     Ahead,
     /// None of these, or not to be told.
     Other,
+    /// None of these, and somebody changed the file since.
+    Changed,
 }
 
 /// The end of the replica's history.
@@ -222,6 +224,8 @@ fn beside_the_end(f: &Findings, local: Local) -> Verdict {
         Local::Crashed(Found::Head | Found::Recorded) => Verdict::GoOn(Base::Crashed),
         Local::Crashed(Found::Ahead) => Verdict::GoOn(Base::Ahead),
         Local::Crashed(Found::Other) => in_doubt(f, Verdict::GoOn(Base::Doubt)),
+        // Rows 9 and 11: what was lost may be what was promised.
+        Local::Crashed(Found::Changed) => in_doubt(f, Verdict::GoOn(Base::Changed)),
         // Row 9.
         Local::Unknown { .. } => match f.on_behind {
             OnBehind::Auto | OnBehind::Keep => Verdict::GoOn(Base::Changed),
@@ -488,6 +492,16 @@ mod tests {
         f.promised = true;
         assert_eq!(each(f), [go_on, Verdict::RollForward(Forward::Whatever), go_on, refuse]);
         assert_eq!(decide(&findings(UNKNOWN, 4, &[4], head(3))), go_on);
+    }
+
+    #[test]
+    fn row_9_after_a_loss_of_power_is_in_doubt_where_commits_were_promised() {
+        let mut f = findings(Local::Crashed(Found::Changed), 3, &[], head(3));
+        let (refuse, forward) = (Verdict::Refuse(Refusal::Doubt), Verdict::RollForward(Forward::Whatever));
+        let go_on = Verdict::GoOn(Base::Changed);
+        assert_eq!(each(f.clone()), [go_on, forward, go_on, refuse]);
+        f.promised = true;
+        assert_eq!(each(f), [refuse, forward, go_on, refuse]);
     }
 
     #[test]

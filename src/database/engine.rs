@@ -412,6 +412,11 @@ impl Engine {
         let Some(plan) = group::plan(&self.base(), buffer, shape, db.state.writer(), clock::now()) else {
             return Ok(None);
         };
+        if group::rebuild(&mut self.checksums, self.recorded, &plan, buffer)? {
+            db.set_page_size(shape.page_size);
+            return Ok(None);
+        }
+        self.mark(db)?;
         let unneeded = self.groups.take_unneeded(&db.log)?;
         let sealed = group::seal(&db.log, unneeded, &mut self.checksums, &plan, buffer)?;
         if plan.whole && sealed.txid > Txid::FIRST {

@@ -19,6 +19,8 @@ use crate::staging::log::{Log, Recorded, Sealed};
 use crate::staging::noted::NotedSet;
 use crate::staging::stand_in::StandIn;
 use crate::staging::state::State;
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{Checksum, FileInfo, Position, Txid};
 use crate::upload::{Head, header_of};
 
@@ -102,29 +104,22 @@ impl Look<'_> {
         if frames != Frames::Whole || self.rolling {
             anchor = None;
         }
-        match anchor {
-            Some(Anchor::CleanMark) if !self.whole && (self.at_end || self.noted.is_empty()) => {
-                local(Local::Known { noted: !self.noted.is_empty() }, None)
-            }
-            Some(Anchor::Killed) if self.at_end && !self.whole => {
-                local(Local::Known { noted: !self.noted.is_empty() }, None)
-            }
-            // What a killed process left noted, or did not come to note, is in no group.
-            Some(_) => {
-                let read = self.read(&live)?;
-                local(Local::Known { noted: read.checksum() != Some(recorded.checksum) }, Some(read))
-            }
-            None => {
-                let same_file = self.state.file_id() == (stat.device, stat.inode);
-                let lost = lost_frames || self.rolling || same_file && !same_boot;
-                if !lost && self.at_end && !self.whole {
-                    return local(Local::Unknown { is_head: false }, None);
-                }
-                let read = self.read(&live)?;
-                let ours = lost_frames || self.rolling || !read.stills.changed_since_boot();
-                local(self.crashed(read.whole.as_ref(), lost, ours), Some(read))
-            }
+        let same_file = self.state.file_id() == (stat.device, stat.inode);
+        let signs = Signs {
+            anchor,
+            noted: !self.noted.is_empty(),
+            lost: lost_frames || self.rolling || same_file && !same_boot,
+            recorded,
+            head: self.head,
+            at_end: self.at_end,
+            whole: self.whole,
+        };
+        if let Some(known) = signs.unread() {
+            return local(known, None);
         }
+        let read = self.read(&live)?;
+        let ours = lost_frames || self.rolling || !read.stills.changed_since_boot();
+        local(signs.read(read.checksum(), ours), Some(read))
     }
 
     /// The whole state, and the files as they were when it was the state.
@@ -138,16 +133,53 @@ impl Look<'_> {
         let whole = whole.map(|whole| whole.without_stand_in(self.stand_ins, &is_known));
         Ok(Read { whole, stills })
     }
+}
 
-    /// Of a file whose marks prove nothing: whether it is a state that we know all the same. `lost`: commits may be lost;
-    /// `ours`: and nobody else changed it since.
-    fn crashed(&self, whole: Option<&AtRest>, lost: bool, ours: bool) -> Local {
-        let is = |position: Position| whole.is_some_and(|w| w.checksum == position.checksum);
+/// What is known of a file that is there, beside its pages.
+pub struct Signs {
+    pub anchor: Option<Anchor>,
+    /// There are pages that are noted.
+    pub noted: bool,
+    /// Commits may be lost.
+    pub lost: bool,
+    pub recorded: Position,
+    /// The end of the replica.
+    pub head: Option<Position>,
+    /// The history ends at the recorded position.
+    pub at_end: bool,
+    /// The whole state is wanted, whatever the marks prove.
+    pub whole: bool,
+}
+
+impl Signs {
+    /// What they say without a look at the pages. `None`: these must be read.
+    pub fn unread(&self) -> Option<Local> {
+        match self.anchor {
+            _ if self.whole => None,
+            Some(Anchor::CleanMark) if self.at_end || !self.noted => Some(Local::Known { noted: self.noted }),
+            Some(Anchor::Killed) if self.at_end => Some(Local::Known { noted: self.noted }),
+            None if self.at_end && !self.lost => Some(Local::Unknown { is_head: false }),
+            _ => None,
+        }
+    }
+
+    /// What they say of a file in this state. `ours`: nobody else changed it since commits may have been lost.
+    pub fn read(&self, state: Option<Checksum>, ours: bool) -> Local {
+        let is = |position: Position| state == Some(position.checksum);
         let is_head = self.head.is_some_and(is);
-        match lost {
+        #[cfg(test)]
+        if self.lost && mutation::is(Mutation::TimesBeforeState) {
+            return Local::Unknown { is_head: false };
+        }
+        match self.lost {
+            // What a killed process left noted, or did not come to note, is in no group.
+            _ if self.anchor.is_some() => Local::Known { noted: !is(self.recorded) },
             true if is_head => Local::Crashed(Found::Head),
-            true if self.recorded.is_some_and(|r| is(r.position)) => Local::Crashed(Found::Recorded),
+            true if is(self.recorded) => Local::Crashed(Found::Recorded),
             true if ours => Local::Crashed(Found::Other),
+            true => Local::Crashed(Found::Changed),
+            // A state that we know all the same: whoever put it there, nothing of it can be lost.
+            _ if is(self.recorded) => Local::Known { noted: false },
             _ => Local::Unknown { is_head },
         }
     }
@@ -176,7 +208,7 @@ pub fn with_hot_journal<T>(path: &Path, body: impl FnOnce(Option<&Hot<'_>>) -> R
 
 /// What proves that every change since the recorded position is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Anchor {
+pub enum Anchor {
     /// Nothing was written after our last close: the state is the recorded one, plus pages that are noted.
     CleanMark,
     /// A killed process: later commits are in the WAL, or of this very page 1.
@@ -264,4 +296,44 @@ pub fn is_related(
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(n: u64) -> Position {
+        Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(n) }
+    }
+
+    #[test]
+    fn recorded_state_is_never_taken_for_a_change() {
+        let mut signs = Signs {
+            anchor: None,
+            noted: false,
+            lost: false,
+            recorded: at(3),
+            head: Some(at(5)),
+            at_end: false,
+            whole: false,
+        };
+        let state = |n| Some(at(n).checksum);
+        assert_eq!(signs.unread(), None, "the replica went on, so it is read");
+        for (state, local) in [
+            (state(3), Local::Known { noted: false }),
+            (state(5), Local::Unknown { is_head: true }),
+            (state(4), Local::Unknown { is_head: false }),
+        ] {
+            assert_eq!(signs.read(state, false), local);
+        }
+        signs.lost = true;
+        for (state, ours, found) in [
+            (state(3), false, Found::Recorded),
+            (state(5), false, Found::Head),
+            (state(4), true, Found::Other),
+            (state(4), false, Found::Changed),
+        ] {
+            assert_eq!(signs.read(state, ours), Local::Crashed(found));
+        }
+    }
 }

@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
@@ -20,10 +21,9 @@ use super::lease::leases_of;
 use super::live::LiveFiles;
 use super::look::{Look, is_related, power_was_lost, unsent};
 use super::rejoin;
-use super::roll_forward::Rolled;
 use super::runtime::First;
+use super::settle::Settlement;
 use super::way::History;
-use crate::capture::at_rest::AtRest;
 use crate::capture::{Files, Phase, group};
 use crate::clock::{self, Deadline};
 use crate::config::{Claim, Config, Durability, LeaseUse, OnBehind, ReplicaUrl, Settings};
@@ -53,17 +53,12 @@ pub enum Opening {
 pub struct Prepared {
     pub(super) settings: Settings,
     claim: Claim,
-    pub(super) log: Log,
     users: LockFile,
-    pub(super) home: Home,
-    pub(super) head: Option<Head>,
+    /// Why the home replica did not say where its history ends.
+    silence: Option<Error>,
+    pub(super) settlement: Settlement,
     /// `None`: another process has it open, and decided.
     verdict: Option<Verdict>,
-    pub(super) found: Option<AtRest>,
-    pub(super) restored: Option<restore::Restored>,
-    /// Groups that were not sent were taken out of the log, and kept.
-    pub(super) kept_aside: bool,
-    pub(super) rolled: Option<Rolled>,
     /// The file as it was when it was looked at.
     pub(super) looked_at: Option<FileStat>,
 }
@@ -103,20 +98,9 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     let folder = log.folder().to_owned();
     let users = log.users()?;
     if !lock_users(&users, settings.open_timeout)? {
-        return Ok(Prepared {
-            settings,
-            claim,
-            log,
-            users,
-            home,
-            head: None,
-            verdict: None,
-            found: None,
-            restored: None,
-            kept_aside: false,
-            rolled: None,
-            looked_at: None,
-        });
+        let settlement = settlement(log, &home, None);
+        let silence = home.silence;
+        return Ok(Prepared { settings, claim, users, silence, settlement, verdict: None, looked_at: None });
     }
     let head = home.look()?;
     check_leases(&home, &settings)?;
@@ -191,24 +175,32 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         Some(_) => FileStat::of(&settings.database).ok(),
         None => looked.stills.database(),
     };
-    let mut prepared = Prepared {
-        settings,
-        claim,
-        log,
-        users,
-        home,
-        head,
-        verdict: Some(verdict),
-        found: looked.whole,
-        restored: None,
-        kept_aside: false,
-        rolled,
-        looked_at,
-    };
+    let settlement = Settlement { found: looked.whole, rolled, ..settlement(log, &home, head) };
+    let silence = home.silence;
+    let mut prepared =
+        Prepared { settings, claim, users, silence, settlement, verdict: Some(verdict), looked_at };
     match verdict {
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
-        Verdict::Restore => prepared.restore(&findings).map(|()| prepared),
+        Verdict::Restore => {
+            let (path, retention) = (&prepared.settings.database, prepared.settings.retention.l0);
+            prepared.settlement.restore(&findings, path, retention, restore::Options::default())?;
+            prepared.looked_at = FileStat::of(path).ok();
+            Ok(prepared)
+        }
         _ => Ok(prepared),
+    }
+}
+
+fn settlement(log: Log, home: &Home, head: Option<Head>) -> Settlement {
+    Settlement {
+        log,
+        client: Arc::clone(&home.client),
+        is_known: home.is_known,
+        head,
+        found: None,
+        restored: None,
+        rolled: None,
+        kept_aside: false,
     }
 }
 
@@ -252,7 +244,7 @@ impl Prepared {
     /// As the system says; the open fails.
     pub fn finish(mut self, base: BaseVfs) -> Result<Database> {
         let path = self.settings.database.clone();
-        let folder = self.log.folder().to_owned();
+        let folder = self.settlement.log.folder().to_owned();
         let live = LiveFiles::new(base.open(&path, false)?, &path);
         let state = State::open(&folder.join("state"))?;
         let noted = NotedSet::open(&folder.join("noted"))?;
@@ -260,25 +252,29 @@ impl Prepared {
         let mut phase = Phase::Live;
         let (mut event, mut error) = (None, None);
         if let Some(verdict) = self.verdict {
-            if self.head.as_ref().is_some_and(|head| head.file.level == Level::CAPTURED) {
+            if self.settlement.head.as_ref().is_some_and(|head| head.file.level == Level::CAPTURED) {
                 // A process that was killed may have stored it and not made it last.
-                self.home.client.make_durable(Level::CAPTURED)?;
+                self.settlement.client.make_durable(Level::CAPTURED)?;
             }
-            (phase, event, error) = self.apply(verdict, &state, &noted, &mut checksums)?;
+            (phase, event, error) = self.settlement.apply(verdict, &state, &noted, &mut checksums)?;
             let was_put_there =
                 matches!(verdict, Verdict::RollForward(_) | Verdict::Restore | Verdict::Rejoin);
-            sent::remove_all(&self.log)?;
+            sent::remove_all(&self.settlement.log)?;
             if verdict != Verdict::Fence {
-                self.log.end_rejoin()?;
+                self.settlement.log.end_rejoin()?;
             }
-            self.log.end_rolling()?;
+            self.settlement.log.end_rolling()?;
             if was_put_there {
-                state.set_tag(tag_put_there(&live, &checksums, &self.log.stand_ins()?)?);
+                state.set_tag(tag_put_there(&live, &checksums, &self.settlement.log.stand_ins()?)?);
             }
             let stat = FileStat::of(&path)?;
             let is_on_disk = was_put_there || verdict == Verdict::GoOn(Base::Crashed);
             if is_on_disk {
-                state.set_synced(self.log.recorded()?.map(|r| r.position.txid));
+                state.set_synced(self.settlement.log.recorded()?.map(|r| r.position.txid));
+            }
+            // That of another file, or of another content, would hide a loss of power.
+            if state.clean().is_some_and(|clean| clean != stat) {
+                state.set_clean(None);
             }
             state.set_file_id((stat.device, stat.inode));
             state.set_boot(boot_id()?);
@@ -288,24 +284,26 @@ impl Prepared {
             state.sync()?;
             while !self.users.try_shared()? {}
         }
-        let is_gated = self.home.silence.is_some() && self.settings.durability == Durability::Commit;
-        let silence = self.home.silence.map(|e| match is_gated {
+        let is_gated = self.silence.is_some() && self.settings.durability == Durability::Commit;
+        let silence = self.silence.map(|e| match is_gated {
             true => format!("{e}; the first write waits until it answers"),
-            false => format!("{e}; commits wait in {}", self.log.folder().display()),
+            false => format!("{e}; commits wait in {}", self.settlement.log.folder().display()),
         });
         error = error.or(silence);
-        let recorded = self.log.recorded()?;
+        let recorded = self.settlement.log.recorded()?;
         let urls = self.settings.replicas.iter().cloned();
         let mut replicas: Vec<_> = urls.map(|url| Replica { url, uploader: None, retry_at: None }).collect();
-        if self.home.is_known {
-            let newest = self.head.take().map(|h| h.file);
-            replicas[0].uploader = Some(Uploader::new(self.home.client, newest, self.settings.retention.l0));
+        if self.settlement.is_known {
+            let newest = self.settlement.head.take().map(|h| h.file);
+            replicas[0].uploader =
+                Some(Uploader::new(self.settlement.client, newest, self.settings.retention.l0));
         }
         let whole = recorded.filter(|r| r.position.txid > Txid::FIRST).map(|r| r.position.txid);
-        let whole =
-            whole.filter(|&t| self.log.sealed(t).is_ok_and(|s| group::changes_page_size(&self.log, &s)));
+        let whole = whole.filter(|&t| {
+            self.settlement.log.sealed(t).is_ok_and(|s| group::changes_page_size(&self.settlement.log, &s))
+        });
         let engine = Engine {
-            lock: Some(self.log.capture_lock()?),
+            lock: Some(self.settlement.log.capture_lock()?),
             checksums,
             live,
             recorded,
@@ -325,7 +323,7 @@ impl Prepared {
         let rest = self.looked_at.or_else(|| FileStat::of(&path).ok());
         Ok(Database::new(Parts {
             settings: self.settings,
-            log: self.log,
+            log: self.settlement.log,
             state,
             noted,
             users: self.users,

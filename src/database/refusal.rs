@@ -2,18 +2,19 @@
 
 use super::at_open::{Findings, Refusal};
 use super::prepare::Prepared;
+use super::settle::Settlement;
 use crate::error::Error;
 
 impl Prepared {
     pub(super) fn refusal(&self, why: Refusal, findings: &Findings) -> Error {
         let path = self.settings.database.display();
-        let url = self.home.client.url();
-        let head = self.head.as_ref().map(|h| h.txid().to_string()).unwrap_or_default();
+        let Settlement { client, head, log, .. } = &self.settlement;
+        let (url, log) = (client.url(), log.folder().display());
+        let head = head.as_ref().map(|h| h.txid().to_string()).unwrap_or_default();
         Error::invalid(match why {
             Refusal::Missing if findings.head.is_none() => format!(
-                "{path} is missing or empty, but its local log {} holds groups that were never sent to {url}: set \
-                 replica_if_missing=restore to send them and rebuild the database, or remove the log to begin anew",
-                self.log.folder().display()
+                "{path} is missing or empty, but its local log {log} holds groups that were never sent to {url}: set \
+                 replica_if_missing=restore to send them and rebuild the database, or remove the log to begin anew"
             ),
             Refusal::Missing => format!(
                 "{path} is missing or empty, but {url} has history up to txid {head}: set replica_if_missing to \
@@ -21,9 +22,8 @@ impl Prepared {
                  txid) or refuse (this answer)"
             ),
             Refusal::MissingUnsent => format!(
-                "{path} is missing or empty, and its local log {} holds groups that were never sent: \
-                 replica_if_missing=continue would drop them; use restore",
-                self.log.folder().display()
+                "{path} is missing or empty, and its local log {log} holds groups that were never sent: \
+                 replica_if_missing=continue would drop them; use restore"
             ),
             Refusal::Behind => format!(
                 "{path} is an earlier state of {url}, which goes on to txid {head}: set replica_on_behind to \

@@ -122,11 +122,19 @@ impl Engine {
         self.replicas[0].uploader.as_ref()
     }
 
-    fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
+    /// Once, before the log has a new group or the replica one of ours: a loss of power must not bring back the clean mark of
+    /// the last close.
+    pub(super) fn mark(&mut self, db: &Database) -> Result<()> {
         if !self.marked {
             db.state.sync()?;
-            self.marked = true;
+            // Nothing is changed yet, and the mark stands: not for good.
+            self.marked = db.state.clean().is_none();
         }
+        Ok(())
+    }
+
+    fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
+        self.mark(db)?;
         let sealed = self.groups.get(&db.log, txid)?;
         let home =
             self.replicas[0].uploader.as_mut().expect("BUG: sending before the home replica is reached");

@@ -1,10 +1,11 @@
 //! Carries out what was decided at an open: brings file and log to where the verdict says the history stands.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::at_open::{Base, Findings, Verdict, following};
 use super::look::unsent;
-use super::prepare::Prepared;
 use super::rejoin;
 use super::roll_forward::Rolled;
 use crate::capture::at_rest::AtRest;
@@ -12,21 +13,45 @@ use crate::capture::{Phase, Shape, group};
 use crate::catalog::Target;
 use crate::error::{Error, Result};
 use crate::fs::FileStat;
+use crate::replica::Client;
 use crate::restore;
 use crate::staging::checksums::PageChecksums;
-use crate::staging::log::Recorded;
+use crate::staging::log::{Log, Recorded};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
 use crate::types::{Checksum, Pgno, Position};
 use crate::upload::{Head, Outcome, Uploader};
 
-impl Prepared {
+/// A local log and its replica, between the verdict and the first cycle.
+pub struct Settlement {
+    pub log: Log,
+    pub client: Arc<dyn Client>,
+    /// The replica has said where its history ends.
+    pub is_known: bool,
+    pub head: Option<Head>,
+    /// The whole state of the file, where it was read.
+    pub found: Option<AtRest>,
+    pub restored: Option<restore::Restored>,
+    pub rolled: Option<Rolled>,
+    /// Groups that were not sent were taken out of the log, and kept.
+    pub kept_aside: bool,
+}
+
+impl Settlement {
     /// Puts the database there, before its file is opened. Unsent groups that do not follow the replica are kept aside.
-    pub(super) fn restore(&mut self, findings: &Findings) -> Result<()> {
-        let path = &self.settings.database;
+    ///
+    /// # Errors
+    /// `Conflict` when another writer came first; as [`restore::restore`] and the stores say.
+    pub fn restore(
+        &mut self,
+        findings: &Findings,
+        path: &Path,
+        l0_retention: Duration,
+        options: restore::Options<'_>,
+    ) -> Result<()> {
         let newest = self.head.as_ref().map(|h| h.file);
         let follow = following(&findings.unsent, findings.head);
-        let mut uploader = Uploader::new(Arc::clone(&self.home.client), newest, self.settings.retention.l0);
+        let mut uploader = Uploader::new(Arc::clone(&self.client), newest, l0_retention);
         for sealed in &follow {
             if let Outcome::Fenced(why) | Outcome::SetBack(why) = uploader.put(&self.log, sealed)? {
                 return Err(Error::conflict(why));
@@ -40,18 +65,40 @@ impl Prepared {
         if FileStat::of(path).is_ok_and(|s| s.size == 0) {
             std::fs::remove_file(path).map_err(|e| Error::io("remove the empty", path, e))?;
         }
-        let options = restore::Options { page_checksums: true, ..restore::Options::default() };
-        self.restored = Some(
-            restore::restore(&*self.home.client, Target::Newest, path, options)
-                .map_err(|e| e.while_doing("replica_if_missing=restore"))?,
-        );
-        self.head = Head::of(&*self.home.client)?;
-        self.looked_at = FileStat::of(path).ok();
+        let options = restore::Options { page_checksums: true, ..options };
+        let (head, restored) =
+            self.restore_head(path, options).map_err(|e| e.while_doing("replica_if_missing=restore"))?;
+        (self.head, self.restored) = (head, Some(restored));
         Ok(())
     }
 
-    /// Brings the log to where the verdict says the history stands.
-    pub(super) fn apply(
+    /// Restores the state that the history ends in, not a later one that somebody adds meanwhile: the log is to start there.
+    fn restore_head(
+        &self,
+        path: &Path,
+        options: restore::Options<'_>,
+    ) -> Result<(Option<Head>, restore::Restored)> {
+        let mut head = Head::of(&*self.client)?;
+        loop {
+            let target = head.as_ref().map_or(Target::Newest, |head| Target::Txid(head.txid()));
+            let error = match restore::restore(&*self.client, target, path, options) {
+                Ok(restored) => return Ok((head, restored)),
+                Err(error) => error,
+            };
+            // It may have been merged into a later one.
+            let now = Head::of(&*self.client)?;
+            if now.as_ref().map(Head::txid) <= head.as_ref().map(Head::txid) {
+                return Err(error);
+            }
+            head = now;
+        }
+    }
+
+    /// Brings the log to where the verdict says the history stands. Answers the phase, an event and an error to be shown.
+    ///
+    /// # Errors
+    /// `Full`, `Io`.
+    pub fn apply(
         &mut self,
         verdict: Verdict,
         state: &State,
@@ -59,7 +106,7 @@ impl Prepared {
         checksums: &mut PageChecksums,
     ) -> Result<(Phase, Option<String>, Option<String>)> {
         let head = self.head.as_ref().map(Head::txid);
-        let url = self.home.client.url().to_owned();
+        let url = self.client.url().to_owned();
         match verdict {
             Verdict::Start | Verdict::StartOver => {
                 let recorded = self.log.recorded()?;
@@ -81,7 +128,7 @@ impl Prepared {
                 Ok((if verdict == Verdict::StartOver { Phase::Cold } else { Phase::Live }, event, None))
             }
             Verdict::GoOn(trust) => {
-                if self.home.is_known {
+                if self.is_known {
                     state.set_acknowledged(0, head);
                 }
                 let recorded = self.log.recorded()?.expect("BUG: going on from no position");
@@ -127,6 +174,11 @@ impl Prepared {
                 let lock = restored.page_size.lock_pgno();
                 let pages = (1u32..).filter_map(Pgno::new).zip(pages).filter(|&(p, _)| p != lock);
                 self.rebase(checksums, restored.page_size, restored.page_count, pages)?;
+                let stated = self.head.as_ref().and_then(|h| h.header.proof).map(|proof| proof.post);
+                assert!(
+                    stated.is_none_or(|post| post == checksums.total()),
+                    "BUG: the log starts in another state than was restored"
+                );
                 state.set_acknowledged(0, head);
                 let mut event = format!("restored from {url} at txid {}", restored.position.txid);
                 if let Some(stood) = recorded.filter(|r| r.position.txid > restored.position.txid) {
@@ -168,7 +220,7 @@ impl Prepared {
 
     /// Why nothing is sent.
     fn fenced(&self, state: &State) -> String {
-        let (url, folder) = (self.home.client.url(), self.log.folder().display());
+        let (url, folder) = (self.client.url(), self.log.folder().display());
         let head = self.head.as_ref();
         let end = head.and_then(|h| Some((h.txid(), h.header.proof?.post)));
         let past = state.positions().find(|p| Some((p.txid, p.checksum)) == end);
@@ -227,7 +279,7 @@ impl Prepared {
         state.set_acknowledged(0, self.head.as_ref().map(Head::txid));
         state.push_position(end.position);
         Ok(match &rolled.tail {
-            Some(tail) => rejoin::told(&end, &self.home.client.url(), tail),
+            Some(tail) => rejoin::told(&end, &self.client.url(), tail),
             None => rolled.told(before),
         })
     }

@@ -187,6 +187,21 @@ pub fn is_ahead(found: &AtRest, way: &Way) -> Result<Option<bool>> {
     }))
 }
 
+/// Whether this database was at the end of the way.
+fn is_ours(state: &State, way: &Way) -> bool {
+    state.positions().any(|p| p == way.end().position)
+}
+
+/// Whether this database reached a position after another one. Numbers alone do not say: they start over with an emptied
+/// replica.
+fn is_later(state: &State, position: Position, end: Position) -> bool {
+    let age = |wanted: Position| state.positions().position(|p| p == wanted);
+    match (age(position), age(end)) {
+        (Some(position), Some(end)) => position < end,
+        _ => position.txid > end.txid,
+    }
+}
+
 impl History<'_> {
     /// What a state after a crash is that is neither the head nor the recorded position, and the way from it.
     ///
@@ -209,8 +224,16 @@ impl History<'_> {
         };
         let ahead = match remembered {
             _ if way.from_position => Some(false),
-            Some(position) => Some(position.txid > way.end().position.txid),
-            None => is_ahead(whole, &way)?,
+            Some(position) => Some(is_later(state, position, way.end().position)),
+            None => match is_ahead(whole, &way)? {
+                // A change counter says so only of one history: where another writer made the end, it is a fork.
+                Some(true)
+                    if !whole.before.contains(&way.end().position.checksum) && !is_ours(state, &way) =>
+                {
+                    None
+                }
+                ahead => ahead,
+            },
         };
         // In a rollback mode the file is on disk before the replica can have it; a WAL may lose what the replica has.
         let in_wal_mode = header::parse(&whole.page_1).map_or(!whole.before.is_empty(), |h| h.wal);
@@ -293,8 +316,9 @@ impl History<'_> {
             (Some(whole), _) => self.page_of(whole, pgno),
             (None, map) => map.as_ref().and_then(|map| map.get(pgno)),
         };
-        let known = recorded.is_some_and(|r| r.position.checksum == here.checksum)
-            || state.positions().any(|p| p.checksum == here.checksum);
+        let is_here = |position: Position| position.checksum == here.checksum;
+        let is_recorded = recorded.is_some_and(|r| is_here(r.position));
+        let known = is_recorded || state.positions().any(is_here);
         let way = match way {
             Some(way) => way,
             None if forward == Forward::Ancestor && !known && !looked.is_head() => {
@@ -312,7 +336,8 @@ impl History<'_> {
         state.sync()?;
         let save = match own {
             Some(groups) => Save::Tail(groups),
-            None if known || way.from_position || way.end().position.checksum == here.checksum => {
+            // A remembered position may have lost to another writer, and its group may be gone from the log.
+            None if is_recorded || way.from_position || way.end().position.checksum == here.checksum => {
                 Save::Nothing
             }
             None => Save::Difference,
@@ -360,5 +385,27 @@ fn here(recorded: Option<&Recorded>, map: Option<&PageChecksums>, whole: Option<
             Some(Here { page_size: r.page_size, page_count: r.page_count, checksum: r.position.checksum })
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+
+    #[test]
+    fn positions_are_in_the_order_in_which_they_were_reached_also_where_numbering_started_over() {
+        let dir = Folder::new();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        let at =
+            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
+        for (n, sum) in [(3, 30), (4, 40), (1, 50), (2, 60)] {
+            state.push_position(at(n, sum));
+        }
+        assert!(is_later(&state, at(2, 60), at(4, 40)) && !is_later(&state, at(4, 40), at(2, 60)));
+        assert!(
+            is_later(&state, at(4, 40), at(3, 99)) && !is_later(&state, at(2, 60), at(3, 99)),
+            "by number"
+        );
     }
 }

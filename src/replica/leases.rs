@@ -15,6 +15,18 @@ pub struct LeaseObject {
     pub(super) number: Option<u64>,
 }
 
+#[cfg(test)]
+impl LeaseObject {
+    /// Of a store that is simulated.
+    pub(crate) fn at(bytes: Vec<u8>, identity: Identity) -> LeaseObject {
+        LeaseObject { bytes, identity, number: None }
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+}
+
 impl LeaseObject {
     /// Whether it is this very object, not one like it.
     pub fn same_object(&self, other: &LeaseObject) -> bool {

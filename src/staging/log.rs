@@ -328,7 +328,7 @@ impl Log {
         durable::sync_folder(durable::parent(&path))
     }
 
-    /// After a loss of power: removes the newest groups that are not whole. Returns how many.
+    /// After a loss of power: removes the groups that are not whole, whichever they are. Returns how many.
     ///
     /// # Errors
     /// `Io`.
@@ -341,11 +341,10 @@ impl Log {
             let whole = ltx::Decoder::new(std::io::BufReader::new(file), path.to_string_lossy())
                 .and_then(|mut decoder| decoder.verify_rest().map(|_| decoder.header().range))
                 .is_ok_and(|range| range == TxidRange::one(txid));
-            if whole {
-                break;
+            if !whole {
+                self.forget(txid)?;
+                dropped += 1;
             }
-            self.forget(txid)?;
-            dropped += 1;
         }
         Ok(dropped)
     }
@@ -483,6 +482,19 @@ mod tests {
             file.write_all(&header.encode().unwrap()).unwrap();
             Ok(Header::BYTES as u64)
         })
+    }
+
+    #[test]
+    fn every_group_that_a_loss_of_power_cut_is_dropped() {
+        let dir = Folder::new();
+        let log = Log::open(&dir.path().join("db-replica")).unwrap();
+        for n in 1..=4 {
+            let bytes = sample::file(sample::header(n, n, 512, 1), &[(1, vec![n as u8; 512])]);
+            let path = log.path_of(Txid::new(n).unwrap());
+            std::fs::write(path, &bytes[..if n % 2 == 0 { bytes.len() } else { n as usize }]).unwrap();
+        }
+        assert_eq!(log.drop_damaged().unwrap(), 2);
+        assert_eq!(log.txids().unwrap().iter().map(|t| t.get()).collect::<Vec<_>>(), [2, 4]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod child;
 pub mod history;
 pub mod model;
+pub mod mutation;
 pub mod workload;
 
 use std::path::{Path, PathBuf};

@@ -19,6 +19,8 @@ use crate::ltx::{Encoder, Header, Proof, WalSpan, page_checksum};
 use crate::replica::{Client, describe, open_decoder};
 use crate::staging::log::Recorded;
 use crate::staging::sums::Sums;
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{Checksum, FileInfo, Level, PageSize, Pgno, Position, Txid, TxidRange};
 
 /// A chain of fewer bytes is as soon read as left out.
@@ -62,6 +64,10 @@ pub fn snapshot(
     must_stop: &dyn Fn() -> bool,
 ) -> Result<Made> {
     let Position { txid, checksum: post } = database.at.position;
+    #[cfg(test)]
+    if mutation::is(Mutation::SnapshotOfWhatIsThere) {
+        return snapshot_of_what_is_there(client, database, scratch);
+    }
     let chain = chain_to(&client.list_all()?, Target::Txid(txid))?;
     let newest = chain.steps[chain.steps.len() - 1];
     let bytes: u64 = chain.steps.iter().map(|step| step.size).sum();
@@ -84,6 +90,26 @@ pub fn snapshot(
     if !pages.write(Encoder::new(merge::writer(&temp), header)?, must_stop)? {
         return Ok(Made::Stopped);
     }
+    merge::create(client, Level::SNAPSHOT, &header, &temp).map(Made::File)
+}
+
+/// Whatever the replica says.
+#[cfg(test)]
+fn snapshot_of_what_is_there(client: &dyn Client, database: DatabaseAt, scratch: &Path) -> Result<Made> {
+    let at = database.at;
+    let header = Header {
+        page_size: at.page_size,
+        page_count: at.page_count,
+        range: TxidRange { min: Txid::FIRST, max: at.position.txid },
+        timestamp: at.timestamp,
+        wal: WalSpan::NONE,
+        writer_id: 0,
+        proof: Some(Proof { pre: Checksum::EMPTY, post: at.position.checksum }),
+    };
+    let temp = merge::unfinished(scratch)?;
+    let files = Files { client, steps: &[], sources: Vec::new() };
+    let mut pages = Pages { database, page_size: header.page_size, files };
+    pages.write(Encoder::new(merge::writer(&temp), header)?, &|| false)?;
     merge::create(client, Level::SNAPSHOT, &header, &temp).map(Made::File)
 }
 

@@ -19,6 +19,8 @@ use super::retention::{Policy, expired, next_expiry, stored_at};
 use super::{due, merge};
 use crate::error::{Kind, Result};
 use crate::replica::Client;
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{FileInfo, Identity, Level, Timestamp, Txid};
 
 /// Retention looks at most as often; what has come of age meanwhile goes together.
@@ -73,7 +75,13 @@ impl Keeper<'_> {
         let expires = |store_now: &Timestamp| !expired(&listing, self.policy, *store_now).is_empty();
         if let Some(store_now) = store_now.filter(expires) {
             // What was just made counts only when it is listed.
-            for file in expired(&self.client.list_all()?, self.policy, store_now) {
+            #[allow(unused_mut)]
+            let mut gone = expired(&self.client.list_all()?, self.policy, store_now);
+            #[cfg(test)]
+            if mutation::is(Mutation::NewestDeletedFirst) {
+                gone.reverse();
+            }
+            for file in gone {
                 if (self.must_stop)() {
                     break;
                 }

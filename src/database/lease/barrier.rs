@@ -16,6 +16,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::capture::{Collected, NotNow, Phase, group};
 use crate::clock;
@@ -26,7 +27,7 @@ use crate::fs::durable::Temp;
 use crate::ltx::Header;
 use crate::replica::Client;
 use crate::staging::log::{Recorded, Sealed};
-use crate::types::{Position, Txid};
+use crate::types::{Position, Timestamp, Txid};
 use crate::upload::{Head, Outcome, Uploader};
 
 /// Times that somebody else's put may come first.
@@ -70,42 +71,36 @@ impl Engine {
             Some(home) => home.shared_client(),
             None => return Err(Error::busy(format!("{} was not reached", self.replicas[0].url))),
         };
-        for _ in 0..TRIES {
-            let Some(head) = Head::of(&*client)? else { return Ok(Begun::Here) };
-            if self.recorded.is_none() {
-                // There is no state to roll forward from.
-                return Err(Error::conflict(format!(
-                    "{} was opened while {} held nothing, and by now that has history up to txid {}: close it and open it \
-                     again, with replica_if_missing=restore",
-                    db.path.display(),
-                    client.url(),
-                    head.txid()
-                )));
-            }
-            let end = end_of(&head, &*client)?;
-            let is_here = self.recorded.is_some_and(|recorded| recorded.position == end.position);
-            if !is_here && !may_be_behind {
-                return Err(self.is_behind(db, &head));
-            }
-            let header = group::empty(&end, db.state.writer(), clock::now());
-            let mut uploader = Uploader::new(Arc::clone(&client), Some(head.file), db.settings.retention.l0);
-            match put_in(db.log.folder(), &mut uploader, &header)? {
-                Outcome::Stored => uploader.make_durable()?,
-                Outcome::Fenced(_) | Outcome::SetBack(_) => continue,
-                Outcome::Emptied => return Err(Error::busy(format!("{} was emptied", client.url()))),
-            }
-            if !is_here {
-                return Ok(Begun::Ahead);
-            }
-            self.adopt(db, uploader, &header)?;
-            return Ok(Begun::Here);
+        let barrier = Barrier {
+            recorded: self.recorded,
+            may_be_behind,
+            writer: db.state.writer(),
+            l0_retention: db.settings.retention.l0,
+            folder: db.log.folder(),
+            is_held: &|| db.has_permit(),
+        };
+        match barrier.create(&client, clock::now)? {
+            Created::Nothing => Ok(Begun::Here),
+            Created::Here(uploader, header) => self.adopt(db, *uploader, &header).map(|()| Begun::Here),
+            Created::Ahead => Ok(Begun::Ahead),
+            Created::NotHere(head) => Err(self.is_behind(db, &head)),
+            // There is no state to roll forward from.
+            Created::NoState(head) => Err(Error::conflict(format!(
+                "{} was opened while {} held nothing, and by now that has history up to txid {}: close it and open it \
+                 again, with replica_if_missing=restore",
+                db.path.display(),
+                client.url(),
+                head.txid()
+            ))),
         }
-        Err(Error::busy(format!("others keep writing to {}; try again", client.url())))
     }
 
     /// The log stands at the group that was just stored.
     fn adopt(&mut self, db: &Database, uploader: Uploader, header: &Header) -> Result<()> {
         let txid = header.range.max;
+        // A clean mark would hide that a loss of power took the group.
+        db.changed();
+        self.mark(db)?;
         let size = db.log.seal(txid, None, |file| group::write_empty(file, header))?;
         let sealed = Sealed::of(header, size).expect("BUG: an empty group is proven and has one txid");
         self.groups.add(sealed);
@@ -161,6 +156,65 @@ impl Engine {
     }
 }
 
+/// What the next txid of a history is made of, under a new lease.
+pub struct Barrier<'a> {
+    /// Where the local log stands.
+    pub recorded: Option<Recorded>,
+    /// It may be made where the history went on without this database, too.
+    pub may_be_behind: bool,
+    pub writer: u64,
+    pub l0_retention: Duration,
+    /// A folder for the file while it is sent.
+    pub folder: &'a Path,
+    /// Whether the lease has not ended. Asked after the head was read: so that was the head while nobody else could have the
+    /// lease, and who takes it over takes the next txid with it. Without it, one that slept fences the holder after it.
+    pub is_held: &'a dyn Fn() -> bool,
+}
+
+/// What came of it.
+pub enum Created {
+    /// The replica holds nothing that an empty group could follow.
+    Nothing,
+    /// The database stood at the end of the history.
+    Here(Box<Uploader>, Header),
+    /// The history went on before it.
+    Ahead,
+    /// The same, and nothing was made.
+    NotHere(Box<Head>),
+    /// There is history, and the log has never stood anywhere.
+    NoState(Box<Head>),
+}
+
+impl Barrier<'_> {
+    /// Creates it; tries again where others come first.
+    ///
+    /// # Errors
+    /// `Busy` where they come first again and again; `Invalid` after a file that proves no state; as the store says.
+    pub fn create(&self, client: &Arc<dyn Client>, now: impl Fn() -> Timestamp) -> Result<Created> {
+        for _ in 0..TRIES {
+            let Some(head) = Head::of(&**client)? else { return Ok(Created::Nothing) };
+            let Some(recorded) = self.recorded else { return Ok(Created::NoState(Box::new(head))) };
+            let end = end_of(&head, &**client)?;
+            let is_here = recorded.position == end.position;
+            if !is_here && !self.may_be_behind {
+                return Ok(Created::NotHere(Box::new(head)));
+            }
+            if !(self.is_held)() {
+                return Err(Error::busy("the lease ended before the history could be continued; try again"));
+            }
+            let header = group::empty(&end, self.writer, now());
+            let mut uploader = Uploader::new(Arc::clone(client), Some(head.file), self.l0_retention);
+            match put_in(self.folder, &mut uploader, &header)? {
+                Outcome::Stored => uploader.make_durable()?,
+                Outcome::Fenced(_) | Outcome::SetBack(_) => continue,
+                Outcome::Emptied => return Err(Error::busy(format!("{} was emptied", client.url()))),
+            }
+            return Ok(if is_here { Created::Here(Box::new(uploader), header) } else { Created::Ahead });
+        }
+        Err(Error::busy(format!("others keep writing to {}; try again", client.url())))
+    }
+}
+
 /// Puts it from a file in `folder` that is gone afterwards.
 fn put_in(folder: &Path, uploader: &mut Uploader, header: &Header) -> Result<Outcome> {
     let temp = Temp::create(&folder.join("barrier"))?;
@@ -196,9 +250,8 @@ mod tests {
     use crate::ltx::sample::{file, header};
     use crate::replica::FileReplica;
     use crate::testing::Folder;
-    use crate::types::{Checksum, Level, Timestamp};
+    use crate::types::{Checksum, Level};
     use std::io::Cursor;
-    use std::time::Duration;
 
     #[test]
     fn an_empty_group_of_another_holder_is_never_taken_for_ours() {
@@ -215,6 +268,16 @@ mod tests {
             let mut uploader = Uploader::new(Arc::clone(&client), Some(head.file), Duration::from_secs(300));
             put_in(folder.path(), &mut uploader, &header).unwrap()
         };
+        let barrier = Barrier {
+            recorded: Some(end),
+            may_be_behind: true,
+            writer: 7,
+            l0_retention: Duration::from_secs(300),
+            folder: folder.path(),
+            is_held: &|| false,
+        };
+        let ended = barrier.create(&client, || Timestamp(0)).err().map(|error| error.kind());
+        assert_eq!(ended, Some(Kind::Busy), "the lease ended, so nothing is made");
         assert_eq!(put(7), Outcome::Stored);
         assert_eq!(put(7), Outcome::Stored, "sent again");
         assert!(matches!(put(8), Outcome::Fenced(_)));

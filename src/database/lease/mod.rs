@@ -16,7 +16,7 @@
 //!
 //! The lease belongs to a process. Two that have one file open take turns, as two machines do.
 
-mod barrier;
+pub(crate) mod barrier;
 mod holding;
 mod lane;
 mod rights;

@@ -189,6 +189,12 @@ impl Database {
         }
     }
 
+    /// Whether the lease is held at this moment, though its first txid may not be made yet.
+    pub(super) fn has_permit(&self) -> bool {
+        let permit = self.leasehold().and_then(|leasehold| leasehold.shown.lock().permit);
+        permit.is_some_and(|permit| permit.allows(TIME.now()))
+    }
+
     /// What is held here.
     pub fn held_lease(&self) -> Option<HeldHere> {
         self.leasehold().and_then(Leasehold::held)
