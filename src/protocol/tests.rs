@@ -122,7 +122,6 @@ fn a_create_without_a_look_is_found() {
 }
 
 #[test]
-#[ignore = "the schedules that show it are rare: minutes"]
 fn deletes_out_of_order_are_found() {
     found("newest-deleted-first", MUTANT_SCHEDULES);
 }
