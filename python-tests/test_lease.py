@@ -121,6 +121,31 @@ def test_what_the_holder_before_had_not_sent_fences_it_and_not_the_new_one(nodes
     assert nodes.restored() == [("a",), ("b",)]
 
 
+@pytest.mark.parametrize("promised", [{}, {"replica_lease": "off", "replica_durability": "commit"}], ids=["lease", "commit"])
+def test_fenced_database_of_which_something_was_promised_takes_no_more_writes(nodes, promised):
+    a = nodes.first(**promised)
+    shutil.copytree(nodes.folder / "a", nodes.folder / "b")
+    b = nodes.shell("b", replica_lease="off")
+    assert b.ask("INSERT INTO t VALUES ('b')") == []
+    assert isinstance(b.sync(), int)
+    b.finish()
+    answer = a.ask("INSERT INTO t VALUES ('lost')")
+    assert answer == ("disk I/O error" if promised else [])
+    assert "another writer" in a.sync()
+    before = rows(a)
+    assert a.ask("INSERT INTO t VALUES ('late')") == READ_ONLY
+    ((why,),) = a.ask("SELECT replica_error()")
+    assert "another writer" in why and "SELECT replica_rejoin()" in why
+    assert rows(a) == before == ["a", "lost"]
+    ((told,),) = a.ask("SELECT replica_rejoin()")
+    assert json.loads(told)["groups"] == 1
+    assert rows(a) == ["a", "b"]
+    assert a.ask("INSERT INTO t VALUES ('a again')") == []
+    assert isinstance(a.sync(), int)
+    a.finish()
+    assert nodes.restored() == [("a",), ("b",), ("a again",)]
+
+
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_open_goes_on_from_a_term_in_which_nothing_was_committed(nodes, journal):
     """As after a kill between the first txid under a lease and the local log."""

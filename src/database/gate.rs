@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::followed::Database;
+use crate::capture::Phase;
 use crate::clock::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
@@ -41,14 +42,23 @@ impl Gate {
 }
 
 impl Database {
-    /// What would be committed now would leave the database again.
+    /// What is committed behind a fence never becomes history. Refused where that was promised, by a lease or by a COMMIT that
+    /// waits, and where it would leave the database again; else the application goes on, and the status tells.
     fn pass_fence(&self) -> Result<()> {
-        if !self.is_to_rejoin() {
+        if self.phase() != Phase::Fenced {
             return Ok(());
         }
         self.notice_rejoin();
-        if !self.is_to_rejoin() {
+        if self.phase() != Phase::Fenced {
             return Ok(());
+        }
+        if !self.is_to_rejoin() {
+            if !self.is_leased() && !self.waits_for_replica() {
+                return Ok(());
+            }
+            let why = self.tickets.ended().unwrap_or_default();
+            self.notices().error(&*why);
+            return Err(Error::fenced(format!("nothing was written to {}: {why}", self.path.display())));
         }
         Err(Error::busy(format!(
             "nothing was written to {}: another writer continued its history, and it is about to be brought to the end of \

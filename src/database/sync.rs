@@ -94,6 +94,11 @@ impl Tickets {
         self.served.lock().ended = None;
     }
 
+    /// Why nothing more will be acknowledged.
+    pub fn ended(&self) -> Option<String> {
+        self.served.lock().ended.clone()
+    }
+
     /// Has those who wait look whether another process has served them.
     pub fn nudge(&self) {
         let _served = self.served.lock();
