@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::connections::Writing;
 use super::followed::Database;
 use super::live::{LiveFiles, LiveQuiet, wal_bytes};
-use super::rejoin;
+use super::overwrite::rejoin;
 use super::sending::Stored;
 use crate::capture::rollback_pages;
 use crate::capture::{Base, Collected, NotNow, PageBuffer, Phase, Shape, Work, group, wal_pages};

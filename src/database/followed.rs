@@ -12,19 +12,19 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::commit_wait::Standing;
 use super::connections::Connections;
 use super::engine::Engine;
 use super::exclusive_wal::ExclusiveWal;
-use super::gate::Gate;
 use super::lease::Rights;
 use super::poll::Polled;
-use super::runs::Runs;
 use super::seen::Seen;
-use super::sync::Tickets;
-use super::turn::Turn;
 use super::upkeep::Upkeep;
 use super::verifying::Verifying;
+use super::wait::commit_wait::Standing;
+use super::wait::gate::Gate;
+use super::wait::sync::Tickets;
+use super::wait::turn::Turn;
+use super::worker::runs::Runs;
 use crate::capture::rollback_pages::Handoff;
 use crate::capture::{Phase, WalNotes};
 use crate::config::{Claim, Settings};

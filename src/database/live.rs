@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::commit_wait::Standing;
 use super::connections::{Connections, Writing};
+use super::wait::commit_wait::Standing;
 use crate::capture::Files;
 use crate::capture::rollback_pages::{Quiet, Stillness};
 use crate::clock;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::followed::Database;
-use super::rejoin;
+use super::overwrite::rejoin;
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::replica::Client;

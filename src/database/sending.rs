@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::engine::Engine;
 use super::followed::Database;
-use super::rejoin;
+use super::overwrite::rejoin;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::staging::log::Groups;

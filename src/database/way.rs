@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io::BufReader;
 
-use super::at_open::{Forward, Found, Local as Finding};
 use super::live::LiveFiles;
-use super::look::{Looked, with_hot_journal};
-use super::rejoin;
-use super::roll_forward::{Roll, Rolled, Save};
+use super::open::at_open::{Forward, Found, Local as Finding};
+use super::open::look::{Looked, with_hot_journal};
+use super::open::roll_forward::{Roll, Rolled, Save};
+use super::overwrite::rejoin;
 use crate::capture::at_rest::{self, AtRest};
 use crate::capture::group;
 use crate::catalog::Back;

@@ -12,12 +12,12 @@ use super::world::World;
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Phase, group};
 use crate::config::{Durability, IfMissing, OnBehind, OnConflict};
-use crate::database::at_open::{
+use crate::database::open::at_open::{
     Base, Findings, Forward, Found, Local, ReplicaHead, Verdict, decide, following,
 };
-use crate::database::look::{Anchor, Signs, is_related, unsent};
-use crate::database::roll_forward::Rolled;
-use crate::database::settle::Settlement;
+use crate::database::open::look::{Anchor, Signs, is_related, unsent};
+use crate::database::open::roll_forward::Rolled;
+use crate::database::open::settle::Settlement;
 use crate::database::way::{Files, History, Way};
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable;

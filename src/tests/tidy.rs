@@ -41,7 +41,7 @@ const ALSO: [(&str, &str); 22] = [
     ("legacy", "restore::check_output"),
     // Rules that a test can switch off, in tests only.
     ("capture/group.rs", "testing::mutation"),
-    ("database/look.rs", "testing::mutation"),
+    ("database/open/look.rs", "testing::mutation"),
     ("upkeep/from_database.rs", "testing::mutation"),
     ("upkeep/keeper.rs", "testing::mutation"),
     ("upload.rs", "testing::mutation"),
@@ -65,7 +65,7 @@ const POWERS: [Power; 8] = [
     Power {
         name: "threads",
         words: &["thread::spawn", "thread::Builder", "thread::scope"],
-        owners: &["ffi/os.rs", "database/worker.rs"],
+        owners: &["ffi/os.rs", "database/worker/threads.rs"],
     },
     Power {
         name: "the environment",
@@ -400,7 +400,7 @@ fn the_reader_of_sources_sees_what_is_there() {
             && uses("eprintln!()", "eprintln!")
     );
     let text = "use std::sync::{Arc, Mutex};\nuse std::{io, sync::{RwLockReadGuard, atomic::AtomicBool}};\n\
-                use crate::database::sync::Tickets;\nuse std::sync;\nfn f(_: std::sync::Condvar) {}\n\
+                use crate::database::wait::sync::Tickets;\nuse std::sync;\nfn f(_: std::sync::Condvar) {}\n\
                 use crate::lock::Mutex;\nuse std::sync::*;\n";
     let locks = locks_of(&Source { path: "fs/x.rs".into(), text: text.into(), is_test: false });
     let lines: Vec<_> = locks.into_iter().map(|(line, _)| line).collect();

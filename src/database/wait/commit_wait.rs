@@ -8,20 +8,20 @@
 //! Other processes wait for positions of the WAL in the state page: who uploads says up to where all is acknowledged.
 //!
 //! Who waits together shares an upload: a group begins when the one before is acknowledged, after a short gathering of
-//! those who were let go by it ([`super::sync::Tickets::gather`]).
+//! those who were let go by it ([`crate::database::wait::sync::Tickets::gather`]).
 //!
 //! In WAL mode a waiting connection keeps its read mark, and among many writers somebody always waits: measured with 16
 //! writers and puts of 50 ms, the WAL then grows by 4 MB a second and never starts over. So once it holds
-//! [`super::turn::FRAMES_LONG`] frames, the mark is given back before the wait (`ffi::read_mark`). And because those who are let go
+//! [`crate::database::wait::turn::FRAMES_LONG`] frames, the mark is given back before the wait (`ffi::read_mark`). And because those who are let go
 //! together commit again while the first of them runs SQLite's checkpoint, which then never reaches the end, the others
-//! wait for it once the WAL is long ([`super::turn`]).
+//! wait for it once the WAL is long ([`crate::database::wait::turn`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::followed::Database;
 use crate::clock::Deadline;
 use crate::config::Durability;
+use crate::database::followed::Database;
 use crate::error::{Error, Kind};
 use crate::sqlite::wal_index::Salts;
 

@@ -1,12 +1,12 @@
 //! Why an open is refused, in the words that the application reads: the file, what was found, and every way out.
 
-use super::at_open::{Findings, Refusal};
-use super::prepare::Prepared;
-use super::settle::Settlement;
+use crate::database::open::at_open::{Findings, Refusal};
+use crate::database::open::prepare::Prepared;
+use crate::database::open::settle::Settlement;
 use crate::error::Error;
 
 impl Prepared {
-    pub(super) fn refusal(&self, why: Refusal, findings: &Findings) -> Error {
+    pub(in crate::database) fn refusal(&self, why: Refusal, findings: &Findings) -> Error {
         let path = self.settings.database.display();
         let Settlement { client, head, log, .. } = &self.settlement;
         let (url, log) = (client.url(), log.folder().display());

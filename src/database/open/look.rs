@@ -6,10 +6,10 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::at_open::{Found, Local};
-use super::live::{LiveFiles, beside, journal_is_hot, read_at};
-use super::roll_forward::Stills;
 use crate::capture::at_rest::{self, AtRest, Frames, Hot};
+use crate::database::live::{LiveFiles, beside, journal_is_hot, read_at};
+use crate::database::open::at_open::{Found, Local};
+use crate::database::open::roll_forward::Stills;
 use crate::error::{Error, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, boot_id};
@@ -255,7 +255,7 @@ fn wal_cycle(database: &Path) -> Result<Option<Salts>> {
     let path = beside(database, "-wal");
     let Ok(file) = File::open(&path) else { return Ok(None) };
     let mut bytes = [0; wal::HEADER_LEN];
-    let there = super::live::read_at(&file, &path, 0, &mut bytes)?;
+    let there = crate::database::live::read_at(&file, &path, 0, &mut bytes)?;
     // A header that no recovery accepts still means that somebody wrote here.
     Ok(if there == 0 { None } else { Some(wal::parse_header(&bytes).map_or(u64::MAX, |h| h.salts)) })
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::followed::Database;
 use crate::clock::Deadline;
+use crate::database::followed::Database;
 use crate::error::{Error, Kind, Result};
 use crate::lock::{Condvar, Mutex};
 use crate::types::Txid;
@@ -150,7 +150,7 @@ impl Database {
     }
 
     /// The same without waiting: a ticket to wait for.
-    pub(super) fn ask_for_sync(self: &Arc<Self>) -> u64 {
+    pub(in crate::database) fn ask_for_sync(self: &Arc<Self>) -> u64 {
         self.notice_rejoin();
         let ticket = self.tickets.draw();
         self.schedule(Instant::now(), true);
@@ -158,7 +158,7 @@ impl Database {
     }
 
     /// What is in the way of who waits, as the end of a sentence; empty: nothing is known.
-    pub(super) fn why_not(&self) -> String {
+    pub(in crate::database) fn why_not(&self) -> String {
         let notices = self.notices();
         let hindrance = self.tickets.hindrance().filter(|_| !notices.is_failing()).map(str::to_owned);
         hindrance.or_else(|| notices.last_error.clone()).map_or_else(String::new, |why| format!(": {why}"))

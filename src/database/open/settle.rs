@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::at_open::{Base, Findings, Verdict, following};
-use super::look::unsent;
-use super::rejoin;
-use super::roll_forward::Rolled;
 use crate::capture::at_rest::AtRest;
 use crate::capture::{Phase, Shape, group};
 use crate::catalog::Target;
+use crate::database::open::at_open::{Base, Findings, Verdict, following};
+use crate::database::open::look::unsent;
+use crate::database::open::roll_forward::Rolled;
+use crate::database::overwrite::rejoin;
 use crate::error::{Error, Result};
 use crate::fs::FileStat;
 use crate::replica::Client;

@@ -20,17 +20,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::catch_up::{Begin, Restored};
-use super::engine::Engine;
-use super::followed::Database;
-use super::live::{LiveFiles, beside};
-use super::look::with_hot_journal;
-use super::runtime::Runtime;
-use super::saved::{self, Saved, State};
 use crate::capture::{Base, Collected, PageBuffer, Phase, Shape, at_rest};
 use crate::catalog::Target;
 use crate::clock;
 use crate::config::OnConflict;
+use crate::database::engine::Engine;
+use crate::database::followed::Database;
+use crate::database::live::{LiveFiles, beside};
+use crate::database::open::look::with_hot_journal;
+use crate::database::overwrite::catch_up::{Begin, Restored};
+use crate::database::overwrite::saved::{self, Saved, State};
+use crate::database::runtime::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::durable;
@@ -41,7 +41,7 @@ use crate::types::{Checksum, Pgno, Position, Txid};
 use crate::upload::{Head, Uploader};
 
 /// How a fence ends, for those who are told of one.
-pub(super) const HOW: &str =
+pub(in crate::database) const HOW: &str =
     "SELECT replica_rejoin() saves what only this database has and brings it to the end of that history";
 
 /// What came of it.
@@ -53,7 +53,7 @@ pub struct Rejoined {
 }
 
 /// The end of a replica as the position that a log can start at; `None` where another program wrote its last file.
-pub(super) fn end_of(head: &Head) -> Option<Recorded> {
+pub(in crate::database) fn end_of(head: &Head) -> Option<Recorded> {
     let header = &head.header;
     Some(Recorded {
         position: Position { txid: head.txid(), checksum: header.proof?.post },
@@ -77,14 +77,14 @@ impl Database {
     }
 
     /// It is fenced, and is to end that without being asked.
-    pub(super) fn is_to_rejoin(&self) -> bool {
+    pub(in crate::database) fn is_to_rejoin(&self) -> bool {
         self.settings.on_conflict == OnConflict::Rejoin
             && self.phase() == Phase::Fenced
             && !self.runs.stays_fenced.load(Ordering::Relaxed)
     }
 
     /// As [`Database::rejoin`], on a thread of the worker.
-    pub(super) fn rejoin_by_itself(self: &Arc<Self>) -> Result<Rejoined> {
+    pub(in crate::database) fn rejoin_by_itself(self: &Arc<Self>) -> Result<Rejoined> {
         let wait = self.settings.open_timeout;
         let outcome =
             self.alone(wait, |engine| engine.rejoin(self, &mut |source| self.begin_overwrite(source, wait)));
@@ -95,7 +95,7 @@ impl Database {
     }
 
     /// Another process may have brought the database to the end of the history.
-    pub(super) fn notice_rejoin(&self) {
+    pub(in crate::database) fn notice_rejoin(&self) {
         if self.phase() == Phase::Fenced && self.state.rejoined() != self.fenced_at() {
             self.revive("another process brought the database to the end of its history");
         }
@@ -261,7 +261,7 @@ impl Engine {
 }
 
 /// What happened, for the status.
-pub(super) fn told(to: &Recorded, url: &dyn std::fmt::Display, saved: &Saved) -> String {
+pub(in crate::database) fn told(to: &Recorded, url: &dyn std::fmt::Display, saved: &Saved) -> String {
     format!(
         "rejoined: the database was brought to txid {} of {url}, where another writer had continued the history; {}",
         to.position.txid,
@@ -280,7 +280,7 @@ fn start_at(log: &Log, to: &Recorded) -> Result<()> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn finish(log: &Log, path: &Path, base: BaseVfs) -> Result<bool> {
+pub(in crate::database) fn finish(log: &Log, path: &Path, base: BaseVfs) -> Result<bool> {
     let Some(to) = log.rejoining()? else { return Ok(false) };
     if !log.is_rolling() || !is_at(log, path, base, &to)? {
         return Ok(!log.has_base(to.position));

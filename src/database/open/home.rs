@@ -2,7 +2,7 @@
 //!
 //! A folder answers, or the open fails. A store is asked for at most `replica_open_timeout`: an application must start
 //! while the network is away. What it did not say is asked again by the worker, before anything is sent
-//! ([`super::reach`]).
+//! ([`crate::database::reach`]).
 
 use std::sync::Arc;
 

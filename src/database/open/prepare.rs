@@ -12,21 +12,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
-use super::engine::{Engine, Replica};
-use super::followed::{Database, Parts};
-use super::gate::Gate;
-use super::home::Home;
-use super::lease::leases_of;
-use super::live::LiveFiles;
-use super::look::{Look, is_related, power_was_lost, unsent};
-use super::rejoin;
-use super::runtime::First;
-use super::settle::Settlement;
-use super::way::History;
 use crate::capture::{Files, Phase, group};
 use crate::clock::{self, Deadline};
 use crate::config::{Claim, Config, Durability, LeaseUse, OnBehind, ReplicaUrl, Settings};
+use crate::database::engine::{Engine, Replica};
+use crate::database::followed::{Database, Parts};
+use crate::database::lease::leases_of;
+use crate::database::live::LiveFiles;
+use crate::database::open::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
+use crate::database::open::home::Home;
+use crate::database::open::look::{Look, is_related, power_was_lost, unsent};
+use crate::database::open::settle::Settlement;
+use crate::database::overwrite::rejoin;
+use crate::database::runtime::First;
+use crate::database::wait::gate::Gate;
+use crate::database::way::History;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::{FileStat, LockFile, boot_id, durable};
@@ -51,16 +51,16 @@ pub enum Opening {
 
 /// Decided; the file is not open yet.
 pub struct Prepared {
-    pub(super) settings: Settings,
+    pub(in crate::database) settings: Settings,
     claim: Claim,
     users: LockFile,
     /// Why the home replica did not say where its history ends.
     silence: Option<Error>,
-    pub(super) settlement: Settlement,
+    pub(in crate::database) settlement: Settlement,
     /// `None`: another process has it open, and decided.
     verdict: Option<Verdict>,
     /// The file as it was when it was looked at.
-    pub(super) looked_at: Option<FileStat>,
+    pub(in crate::database) looked_at: Option<FileStat>,
 }
 
 /// Decides over the open.

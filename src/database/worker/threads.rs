@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nobody is woken for a commit: the first commit of a group schedules the group's end. Without traffic the
-//! threads sleep, but for a look at what other programs may have committed ([`super::poll`] has its pace).
+//! threads sleep, but for a look at what other programs may have committed ([`crate::database::poll`] has its pace).
 //! Databases whose commits wait for the replica have a worker of their own at the application's priority.
 //! Of those that sleep one watches the clock, so that not all of them wake for each run; who goes to work calls
 //! another one to watch it.
@@ -14,10 +14,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::followed::Database;
-use super::queue::{Lane, Queue, Run};
 use crate::clock;
 use crate::config::Config;
+use crate::database::followed::Database;
+use crate::database::worker::queue::{Lane, Queue, Run};
 use crate::doctor::{self, Finding};
 use crate::error::{Error, Kind, Result};
 use crate::ffi::os;

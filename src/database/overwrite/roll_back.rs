@@ -11,10 +11,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catch_up::{Begin, Restored};
-use super::followed::Database;
-use super::runtime::Runtime;
 use crate::catalog::{Settled, words};
+use crate::database::followed::Database;
+use crate::database::overwrite::catch_up::{Begin, Restored};
+use crate::database::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::restore::{self, Options};
 use crate::types::Txid;

@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::engine::Engine;
-use super::followed::Database;
-use super::live::{beside, read_at, wal_bytes};
-use super::runtime::Runtime;
-use super::way::{Files, History};
 use crate::capture::{Collected, NotNow, Phase, group};
 use crate::catalog::Target;
 use crate::clock::{self, Deadline};
+use crate::database::engine::Engine;
+use crate::database::followed::Database;
+use crate::database::live::{beside, read_at, wal_bytes};
+use crate::database::runtime::Runtime;
+use crate::database::way::{Files, History};
 use crate::error::{Error, Result};
 use crate::ffi::overwrite::Overwrite;
 use crate::restore;
@@ -45,17 +45,17 @@ pub trait Pending {
 pub type Begin<'a> = dyn FnMut(&Path) -> Result<Box<dyn Pending>> + 'a;
 
 /// A database restored beside the log, gone with the value.
-pub(super) struct Restored(PathBuf);
+pub(in crate::database) struct Restored(PathBuf);
 
 impl Restored {
     /// What an earlier one left there goes.
-    pub(super) fn new(path: PathBuf) -> Restored {
+    pub(in crate::database) fn new(path: PathBuf) -> Restored {
         let restored = Restored(path);
         restored.remove();
         restored
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::database) fn path(&self) -> &Path {
         &self.0
     }
 
@@ -86,12 +86,16 @@ impl Database {
     }
 
     /// As [`Database::catch_up`], on a thread of the worker.
-    pub(super) fn catch_up_by_itself(self: &Arc<Self>, wait: Duration) -> Result<Option<Txid>> {
+    pub(in crate::database) fn catch_up_by_itself(self: &Arc<Self>, wait: Duration) -> Result<Option<Txid>> {
         self.catch_up(wait, &mut |source| self.begin_overwrite(source, wait))
     }
 
     /// A transaction of the SQLite that this database is open in, without a connection of the application.
-    pub(super) fn begin_overwrite(&self, source: &Path, wait: Duration) -> Result<Box<dyn Pending>> {
+    pub(in crate::database) fn begin_overwrite(
+        &self,
+        source: &Path,
+        wait: Duration,
+    ) -> Result<Box<dyn Pending>> {
         Ok(Box::new(Overwrite::begin_below(self.base, &self.path, source, wait)?))
     }
 
@@ -99,7 +103,7 @@ impl Database {
     ///
     /// # Errors
     /// `Busy` while others work on the database or the log.
-    pub(super) fn is_all_captured(self: &Arc<Self>, wait: Duration) -> Result<bool> {
+    pub(in crate::database) fn is_all_captured(self: &Arc<Self>, wait: Duration) -> Result<bool> {
         self.alone(wait, |engine| {
             engine.refresh(self)?;
             engine.is_settled(self)
@@ -107,7 +111,11 @@ impl Database {
     }
 
     /// With the engine and the capture lock.
-    pub(super) fn alone<T>(&self, wait: Duration, body: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
+    pub(in crate::database) fn alone<T>(
+        &self,
+        wait: Duration,
+        body: impl FnOnce(&mut Engine) -> Result<T>,
+    ) -> Result<T> {
         let busy = || Error::busy("this database is being replicated at this moment; try again");
         let deadline = Deadline::after(wait);
         let mut engine = self.engine.try_lock_for(wait).ok_or_else(busy)?;
@@ -213,7 +221,7 @@ impl Engine {
     }
 
     /// What SQLite makes of page 1 of `restored`, when it overwrites the database with it, stands for that page.
-    pub(super) fn let_stand_in(&mut self, db: &Database, restored: &Restored) -> Result<()> {
+    pub(in crate::database) fn let_stand_in(&mut self, db: &Database, restored: &Restored) -> Result<()> {
         let path = restored.path();
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let mut header = [0; 100];
@@ -228,7 +236,7 @@ impl Engine {
     }
 
     /// SQLite wrote every page of the database: they are as they should be. Whatever is in the way, the worker does it.
-    pub(super) fn compare_overwritten(&mut self, db: &Database) {
+    pub(in crate::database) fn compare_overwritten(&mut self, db: &Database) {
         let page_1 = self.checksums.get(Pgno::FIRST);
         // What stays is not in force.
         let _ = db.log.drop_stand_ins(&mut self.stand_ins, page_1);

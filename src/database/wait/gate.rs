@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::followed::Database;
 use crate::capture::Phase;
 use crate::clock::Deadline;
+use crate::database::followed::Database;
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::engine::{Cycle, Engine};
-use super::followed::Database;
-use super::queue::Lane;
-use super::runtime::Runtime;
-use super::worker::Urgency;
 use crate::capture::Phase;
 use crate::clock;
 use crate::config::ReplicaUrl;
+use crate::database::engine::{Cycle, Engine};
+use crate::database::followed::Database;
+use crate::database::runtime::Runtime;
+use crate::database::worker::queue::Lane;
+use crate::database::worker::threads::Urgency;
 use crate::error::{Kind, Result};
 use crate::lock::{Mutex, MutexGuard};
 use crate::status::Notices;
@@ -37,7 +37,7 @@ pub struct Runs {
     /// The last connection is gone, and who works on it closes it.
     is_left: AtomicBool,
     /// It does not end a fence by itself: somebody must decide.
-    pub(super) stays_fenced: AtomicBool,
+    pub(in crate::database) stays_fenced: AtomicBool,
     /// When the oldest commit that is not acknowledged was seen, monotonic; 0: none.
     dirty_since_ms: AtomicU64,
     /// Everything committed before this moment is acknowledged, monotonic.
@@ -46,7 +46,7 @@ pub struct Runs {
 
 impl Runs {
     /// When the oldest commit that is not acknowledged was seen, monotonic.
-    pub(super) fn dirty_since_ms(&self) -> Option<u64> {
+    pub(in crate::database) fn dirty_since_ms(&self) -> Option<u64> {
         Some(self.dirty_since_ms.load(Ordering::Relaxed)).filter(|&since| since != 0)
     }
 }
@@ -64,7 +64,7 @@ impl Database {
 
     /// Has the worker run this database at `at`. One run is due at a time: where one is, it stays, or with `instead`
     /// this one takes its place. Who wants it now keeps the place in the queue of one that is overdue.
-    pub(super) fn schedule(self: &Arc<Self>, at: Instant, instead: bool) {
+    pub(in crate::database) fn schedule(self: &Arc<Self>, at: Instant, instead: bool) {
         let mut due = self.runs.due.lock();
         if due.is_some_and(|due| !instead || stays(due, at, Instant::now())) {
             return;
@@ -76,7 +76,7 @@ impl Database {
     }
 
     /// A run is due.
-    pub(super) fn is_due(&self) -> bool {
+    pub(in crate::database) fn is_due(&self) -> bool {
         self.runs.scheduled.load(Ordering::Acquire)
     }
 
@@ -100,16 +100,16 @@ impl Database {
     }
 
     /// Everything committed before `moment_ms` is acknowledged.
-    pub(super) fn covered(&self, moment_ms: u64) {
+    pub(in crate::database) fn covered(&self, moment_ms: u64) {
         self.runs.covered_ms.fetch_max(moment_ms, Ordering::AcqRel);
     }
 
-    pub(super) fn urgency(&self) -> Urgency {
+    pub(in crate::database) fn urgency(&self) -> Urgency {
         if self.waits_for_replica() { Urgency::Waited } else { Urgency::Low }
     }
 
     /// What a run that begins now may wait for.
-    pub(super) fn lane(&self) -> Lane {
+    pub(in crate::database) fn lane(&self) -> Lane {
         let is_folder = |url: &ReplicaUrl| matches!(url, ReplicaUrl::File(_));
         if self.notices.lock().iter().any(Notices::is_failing) {
             Lane::Failing
@@ -220,7 +220,7 @@ impl Database {
     }
 
     /// Has whoever works on it now close it afterwards; the engine, if that was nobody any more.
-    pub(super) fn leave_to_worker(&self) -> Option<MutexGuard<'_, Engine>> {
+    pub(in crate::database) fn leave_to_worker(&self) -> Option<MutexGuard<'_, Engine>> {
         self.runs.is_left.store(true, Ordering::SeqCst);
         // It may have let go before it could see the request.
         self.engine.try_lock()

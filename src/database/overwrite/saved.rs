@@ -21,7 +21,7 @@ use crate::staging::log::{Log, Sealed};
 use crate::types::{Checksum, Level, Pgno, Timestamp, Txid, TxidRange};
 
 /// A state of a database that cannot change while it is read.
-pub(super) struct State<'a> {
+pub(in crate::database) struct State<'a> {
     pub shape: Shape,
     /// Every page but the lock-byte page, ascending.
     pub sums: &'a [(Pgno, Checksum)],
@@ -65,7 +65,7 @@ impl State<'_> {
 ///
 /// # Errors
 /// `Full`, `Io`.
-pub(super) fn save(
+pub(in crate::database) fn save(
     log: &Log,
     groups: &[Sealed],
     base: &Base<'_>,

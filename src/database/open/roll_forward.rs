@@ -13,12 +13,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::live::{TICK, beside, is_fresh, read_at};
-use super::look::with_hot_journal;
-use super::saved::{self, Saved};
-use super::way::Way;
 use crate::capture::{Base, Shape, group};
 use crate::clock::{self, Deadline};
+use crate::database::live::{TICK, beside, is_fresh, read_at};
+use crate::database::open::look::with_hot_journal;
+use crate::database::overwrite::saved::{self, Saved};
+use crate::database::way::Way;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::{BaseFile, BaseVfs};
 use crate::fs::FileStat;

@@ -1,0 +1,6 @@
+//! What a thread of the application waits for: the replica (`sync`, `commit_wait`, `gate`), and SQLite's checkpoint (`turn`).
+
+pub mod commit_wait;
+pub mod gate;
+pub mod sync;
+pub mod turn;
