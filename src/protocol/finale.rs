@@ -102,7 +102,16 @@ impl Node {
         };
         let tails: Result<Vec<New>, String> = files.iter().map(read).collect();
         match tails {
-            Ok(tails) => tails.iter().for_each(|tail| self.check_tail(world, tail, &tails)),
+            Ok(tails) => {
+                let mut all = tails.clone();
+                if self.refused {
+                    // It keeps its log as it is, and a saved file may follow what is in there.
+                    let mut in_log = Vec::new();
+                    collect(&self.folder.join("ltx"), &mut in_log);
+                    all.extend(in_log.iter().filter_map(|path| read(path).ok()));
+                }
+                tails.iter().for_each(|tail| self.check_tail(world, tail, &all));
+            }
             Err(why) => world.breach(format!("a saved tail is damaged: {why}")),
         }
     }
