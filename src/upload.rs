@@ -232,8 +232,8 @@ impl Uploader {
             }
         }
         let outcome = self.settle(sealed, file)?;
-        // The listing was later still.
-        self.looked = looked(file);
+        // The listing was later still. Where it shows that others went on, nothing may be concluded from how short ago it was.
+        self.looked = looked(file).filter(|_| outcome == Outcome::Stored);
         Ok(outcome)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::counts::What;
 use super::node::Node;
 use super::world::{NodeTime, World};
+use crate::capture::Phase;
 use crate::config::{IfMissing, OnBehind};
 use crate::database::lease::barrier::{Barrier, Created};
 use crate::error::{Error, Result};
@@ -128,15 +129,18 @@ impl Node {
 
     /// `false`: the database was rolled forward; once more.
     fn pass_barrier(&mut self, world: &World) -> Result<bool> {
-        self.work(world)?;
-        self.work(world)?;
+        for _ in 0..2 {
+            self.work(world)?;
+            if self.phase() == Some(Phase::Fenced) {
+                return Err(Error::fenced("another writer went on"));
+            }
+        }
         let l0 = world.with(|inner| inner.plan.l0);
         let now = self.now();
         let session = self.session()?;
         let is_all_sent = session.noted.is_empty()
             && session.state.acknowledged(0) == session.recorded.map(|r| r.position.txid);
-        if !is_all_sent || !matches!(session.phase, crate::capture::Phase::Live | crate::capture::Phase::Cold)
-        {
+        if !is_all_sent || !matches!(session.phase, Phase::Live | Phase::Cold) {
             return Err(Error::busy("not everything that was committed is in the replica"));
         }
         let barrier = Barrier {
