@@ -266,6 +266,9 @@ impl Uploader {
         {
             return Ok(Outcome::Stored);
         }
+        if self.is_merged(sealed, &others)? {
+            return Ok(Outcome::Stored);
+        }
         if !self.client.tells_objects_apart() {
             if self.was_emptied(sealed, &others)? {
                 // Newest first: what is left when this breaks off is not taken for our history.
@@ -299,6 +302,17 @@ impl Uploader {
             self.client.url(),
             if newer { ", and what it added was taken back" } else { "" }
         )))
+    }
+
+    /// Whether the history ends with a merged file that makes our state: it was stored before, and merged since. Were the name
+    /// free again, there would be files after it.
+    fn is_merged(&self, sealed: &Sealed, others: &[FileInfo]) -> Result<bool> {
+        if others.iter().any(|f| f.range.max > sealed.txid) {
+            return Ok(false);
+        }
+        let Ok(chain) = chain_to(others, Target::Txid(sealed.txid)) else { return Ok(false) };
+        let Some(last) = chain.steps.last() else { return Ok(false) };
+        Ok(header_of(&*self.client, last)?.proof.is_some_and(|p| p.post == sealed.proof.post))
     }
 
     /// Whether a listing shows only what was created since the last one, so by us: what it continued is gone, and

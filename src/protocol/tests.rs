@@ -26,6 +26,9 @@ const MUTANTS: [(&str, Mutant); 8] = [
     ("times-before-state", Mutant::Product(Mutation::TimesBeforeState)),
 ];
 
+/// Schedules beyond those that once broke something.
+const ONCE_BROKEN: [u64; 3] = [108_639, 206_889, 227_512];
+
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |number| number.parse().unwrap())
 }
@@ -83,6 +86,15 @@ fn the_third_quarter_of_the_schedules_breaks_nothing() {
 #[test]
 fn the_last_quarter_of_the_schedules_breaks_nothing() {
     quarter(3);
+}
+
+#[test]
+fn schedules_that_once_broke_something_break_nothing() {
+    for seed in ONCE_BROKEN {
+        if let Err(failed) = run(plain(seed), &scratch("once-broken"), false) {
+            panic!("{}", tell(plain(seed), &failed));
+        }
+    }
 }
 
 /// The number of schedules after which the checker finds that a rule is not kept; the same schedules break nothing where it is.
