@@ -1,8 +1,8 @@
 //! The state of a database that nobody has open: its file, as the journal left beside it would restore it, and the
 //! committed frames of a WAL left beside it. Nothing is changed.
 
-use super::{Files, Shape};
-use crate::capture::wal_pages::file_shape;
+use super::{Files, Shape, bounds};
+use crate::capture::wal_pages::stated_shape;
 use crate::error::Result;
 use crate::ltx::page_checksum;
 use crate::sqlite::journal::{self, Playback};
@@ -56,8 +56,8 @@ pub struct Hot<'a> {
     pub read: &'a journal::Read<'a>,
 }
 
-/// Reads the whole database as SQLite would find it at its next open. `None`: it has no pages, or nothing says their
-/// size.
+/// Reads the whole database as SQLite would find it at its next open. `None`: it has no pages, nothing says their size, or
+/// it would be larger than its files can hold.
 ///
 /// # Errors
 /// `Io`.
@@ -65,7 +65,7 @@ pub fn read(files: &dyn Files, hot: Option<&Hot<'_>>) -> Result<Option<AtRest>> 
     let header = wal_header(files)?;
     let shape = match hot {
         Some(hot) => Some(Shape { page_size: hot.playback.page_size, page_count: hot.playback.page_count }),
-        None => file_shape(files, header.map(|h| h.page_size))?,
+        None => stated_shape(files, header.map(|h| h.page_size))?,
     };
     let page_size = match (header, shape) {
         (Some(header), Some(shape)) if header.page_size == shape.page_size => header.page_size,
@@ -73,11 +73,18 @@ pub fn read(files: &dyn Files, hot: Option<&Hot<'_>>) -> Result<Option<AtRest>> 
         (_, Some(shape)) => shape.page_size,
         (None, None) => return Ok(None),
     };
-    let mut sums = Sums::of_file(files, hot, page_size, shape.map_or(0, |s| s.page_count))?;
-    if let Some(header) = header.filter(|h| h.page_size == page_size) {
-        sums.follow(files, header)?;
+    let count = shape.map_or(0, |s| s.page_count);
+    let in_journal = hot.map_or(0, |hot| hot.playback.pages.len() as u64);
+    let most = bounds::pages_max(files, page_size)?.saturating_add(in_journal);
+    if u64::from(count) > most {
+        return Ok(None);
     }
-    if sums.count == 0 {
+    let mut sums = Sums::of_file(files, hot, page_size, count)?;
+    let is_possible = match header.filter(|h| h.page_size == page_size) {
+        Some(header) => sums.follow(files, header, most)?,
+        None => true,
+    };
+    if sums.count == 0 || !is_possible {
         return Ok(None);
     }
     sums.pages.truncate(sums.count as usize);
@@ -170,8 +177,8 @@ impl Sums {
         Ok(Sums { page_size, pages, count, total, before: Vec::new(), page_1, rest_of_page_1 })
     }
 
-    /// Adds the commits of the WAL, as far as a recovery would.
-    fn follow(&mut self, files: &dyn Files, header: wal::WalHeader) -> Result<()> {
+    /// Adds the commits of the WAL, as far as a recovery would. `false`: one has a page or a size past `most` pages.
+    fn follow(&mut self, files: &dyn Files, header: wal::WalHeader, most: u64) -> Result<bool> {
         let mut chain = Chain::new(header);
         let mut frame = vec![0; wal::FRAME_HEADER_LEN + self.page_size.bytes()];
         let mut open: Vec<(Pgno, Checksum)> = Vec::new();
@@ -179,9 +186,12 @@ impl Sums {
         loop {
             let there = files.read_wal(wal::frame_offset(chain.next_frame(), self.page_size), &mut frame)?;
             if there < frame.len() || !chain.accept(&frame) {
-                return Ok(());
+                return Ok(true);
             }
             let header = wal::parse_frame_header(&frame).expect("BUG: an accepted frame has a header");
+            if u64::from(header.pgno.get().max(header.commit.unwrap_or(0))) > most {
+                return Ok(false);
+            }
             let page = &frame[wal::FRAME_HEADER_LEN..];
             open.push((header.pgno, page_checksum(header.pgno, page)));
             if header.pgno == Pgno::FIRST {

@@ -171,7 +171,8 @@ pub fn reapply(log: &Log, checksums: &mut PageChecksums, recorded: &Recorded) ->
             && checksums.total() == recorded.position.checksum
     };
     // Another process may have made the map longer than it is here.
-    checksums.reserve(recorded.page_count.max(checksums.page_count()))?;
+    checksums.reserve(recorded.page_count)?;
+    checksums.take_in()?;
     if proven(checksums) {
         return Ok(true);
     }

@@ -17,6 +17,7 @@
 //! is taken, but one SHARED in rollback modes after every lock-free way has failed for seconds.
 
 pub mod at_rest;
+pub mod bounds;
 pub mod group;
 pub mod pages;
 pub mod rollback_pages;
@@ -94,6 +95,11 @@ pub trait Files {
     /// # Errors
     /// `Io`.
     fn read_wal(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+    /// Bytes of the WAL; 0: there is none.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn wal_size(&self) -> Result<u64>;
 }
 
 /// Why there was nothing to seal now.

@@ -176,6 +176,9 @@ impl Files for Wal<'_> {
         buffer.fill(if offset == wal::page_offset(1, page_size()) { 1 } else { 2 });
         Ok(buffer.len())
     }
+    fn wal_size(&self) -> Result<u64> {
+        Ok(0)
+    }
 }
 
 #[test]
@@ -256,6 +259,9 @@ impl Files for Journaled<'_> {
     }
     fn read_wal(&self, _: u64, _: &mut [u8]) -> Result<usize> {
         unreachable!("there is no WAL")
+    }
+    fn wal_size(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 

@@ -14,7 +14,7 @@
 //! torn or newer than its pass has a frame after that pass's M, and is read again.
 
 use super::work::{Work, finish};
-use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView};
+use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView, bounds};
 use crate::error::{Error, Result};
 use crate::sqlite::{header, wal, wal_index};
 use crate::staging::noted::Taken;
@@ -86,7 +86,8 @@ impl Reader<'_> {
     /// Size of the database at a commit; from the file where the WAL has no frame that says it.
     fn shape(&self, at: &wal_index::Header) -> Result<Option<Shape>> {
         if at.mx_frame > 0 && at.page_count > 0 {
-            return Ok(at.page_size.map(|page_size| Shape { page_size, page_count: at.page_count }));
+            let shape = at.page_size.map(|page_size| Shape { page_size, page_count: at.page_count });
+            return shape.map(|shape| bounds::check(self.work.files, shape)).transpose();
         }
         file_shape(self.work.files, at.page_size.or(self.work.page_size))
     }
@@ -151,8 +152,16 @@ impl Reader<'_> {
 /// `None`: the file is empty, or nothing says the page size.
 ///
 /// # Errors
-/// `Io`.
+/// `Corrupt` for one that the files cannot hold; `Io`.
 pub fn file_shape(files: &dyn Files, page_size: Option<PageSize>) -> Result<Option<Shape>> {
+    stated_shape(files, page_size)?.map(|shape| bounds::check(files, shape)).transpose()
+}
+
+/// The same, whether the files can hold it or not.
+///
+/// # Errors
+/// `Corrupt` for more pages than there can be; `Io`.
+pub fn stated_shape(files: &dyn Files, page_size: Option<PageSize>) -> Result<Option<Shape>> {
     let mut bytes = [0; 100];
     files.read_database(0, &mut bytes)?;
     let header = header::parse(&bytes);
@@ -233,6 +242,9 @@ mod tests {
         fn read_wal(&self, _: u64, buffer: &mut [u8]) -> Result<usize> {
             buffer.fill(1);
             Ok(buffer.len())
+        }
+        fn wal_size(&self) -> Result<u64> {
+            Ok(0)
         }
     }
 

@@ -176,7 +176,7 @@ pub fn pages_to_read(
     if taken.all || old.is_none() && buffer.is_none() || rewritten && buffer.is_none() {
         return (1..=shape.page_count).filter_map(Pgno::new).filter(keep).collect();
     }
-    let grown_from = old.map_or(1, |old| old.page_count + 1);
+    let grown_from = old.map_or(1, |old| old.page_count.saturating_add(1));
     let mut pages: Vec<Pgno> = (grown_from..=shape.page_count)
         .filter_map(Pgno::new)
         .filter(|&p| buffer.is_none_or(|b| !b.contains(p)))

@@ -124,6 +124,12 @@ impl Files for LiveFiles {
             None => Ok(0),
         }
     }
+
+    fn wal_size(&self) -> Result<u64> {
+        let wal = self.wal.lock();
+        let size = wal.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()));
+        size.map_err(|e| Error::io("look at", &self.wal_path, e))
+    }
 }
 
 /// Tells when a database in a rollback mode stands still.

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
@@ -37,9 +37,16 @@ impl SharedMap {
     /// # Errors
     /// `Full` without room, `Io`; `Invalid` for a length of 0.
     pub fn open(path: &Path, len_words: usize) -> Result<SharedMap> {
+        // Of its owner alone, and not what a link that somebody else put there names.
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(|e| Error::io("open", path, e))?;
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(path).map_err(|e| Error::io("open", path, e))?;
         let len_words = make_room(&file, path, len_words)?;
         let words = map(&file, path, len_words)?;
         Ok(SharedMap { path: path.to_owned(), id: id_of(&file, path)?, words, len_words })
@@ -61,20 +68,36 @@ impl SharedMap {
     /// # Errors
     /// As `open`; `Conflict` when another file has taken the name. The map is then as before.
     pub fn grow(&mut self, len_words: usize) -> Result<()> {
+        // Each new mapping stops every thread of the process for a moment; one for each added word would be felt.
         if len_words <= self.len_words {
-            return Ok(());
+            Ok(())
+        } else {
+            self.map_anew(len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE))
         }
+    }
+
+    /// Maps at least so many words, and all that the file has.
+    fn map_anew(&mut self, len_words: usize) -> Result<()> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path);
         let file = file.map_err(|e| Error::io("open", &self.path, e))?;
         if id_of(&file, &self.path)? != self.id {
             return Err(Error::conflict(format!("{} was replaced while it was in use", self.path.display())));
         }
-        // Each new mapping stops every thread of the process for a moment; one for each added word would be felt.
-        let len_words = make_room(&file, &self.path, len_words.next_multiple_of(WORDS_PER_MEMORY_PAGE))?;
+        let len_words = make_room(&file, &self.path, len_words)?;
         let words = map(&file, &self.path, len_words)?;
         self.unmap();
         (self.words, self.len_words) = (words, len_words);
         Ok(())
+    }
+
+    /// Takes in what another process added to the file; never makes it longer.
+    ///
+    /// # Errors
+    /// As [`SharedMap::grow`].
+    pub fn take_in(&mut self) -> Result<()> {
+        let bytes = std::fs::metadata(&self.path).map_err(|e| Error::io("size", &self.path, e))?.len();
+        let len_words = usize::try_from(bytes).unwrap_or(0) / 8;
+        if len_words <= self.len_words { Ok(()) } else { self.map_anew(len_words) }
     }
 
     /// Returns when all words stored before are on disk.

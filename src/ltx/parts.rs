@@ -19,6 +19,9 @@ use lz4_flex::block::{decompress_into, get_maximum_output_size};
 /// Bytes at the end of a file that must be known first.
 pub const TAIL_BYTES: u64 = 8 + TRAILER_BYTES;
 
+/// No record is shorter: ten bytes of header and four of LZ4.
+pub const RECORD_BYTES_MIN: u64 = 14;
+
 /// The frame of a file.
 #[derive(Debug)]
 pub struct Parts {

@@ -48,6 +48,7 @@ use crate::catalog::{Chain, Target, chain_to, settle};
 use crate::error::{Error, Kind, Result};
 use crate::fs::durable::{self, Temp};
 use crate::ltx::Header;
+use crate::ltx::parts::RECORD_BYTES_MIN;
 use crate::replica::Client;
 use crate::types::{Checksum, FileInfo, PageSize, Position, Timestamp};
 use std::num::NonZeroUsize;
@@ -59,8 +60,6 @@ pub use plan::{Plan, plan};
 const LISTINGS_MAX: u32 = 5;
 /// Level-0 leftovers passed over; more of them is no replica.
 const LEFTOVERS_MAX: usize = 16;
-/// A page record has at least 10 bytes of header and 4 of LZ4.
-const RECORD_BYTES_MIN: u64 = 14;
 
 /// Bytes of files done, of all. They begin anew when the replica changed meanwhile or something has to be read again.
 pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;

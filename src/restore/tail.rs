@@ -45,7 +45,7 @@ pub fn write(place: &dyn Place, change: &Overlay, here: Here, now: Timestamp, ou
     let same_size = here.page_size == end.page_size;
     let changed =
         change.changes().map(|(pgno, _)| pgno).take_while(|p| same_size && p.get() <= here.page_count);
-    let from = if same_size { end.page_count + 1 } else { 1 };
+    let from = if same_size { end.page_count.saturating_add(1) } else { 1 };
     let rest = (from..=here.page_count).filter_map(Pgno::new);
     for pgno in changed.chain(rest).filter(|&p| p != lock) {
         place.read(pgno.offset(here.page_size), &mut page)?;

@@ -92,8 +92,11 @@ pub fn parse(size: u64, read: &Read<'_>, exists: &dyn Fn(&[u8]) -> bool) -> Resu
     let mut page = vec![0; page_size.bytes()];
     while let Some(now) = header {
         at += sector;
-        let records =
-            if now.records == UNCOUNTED { (size - sector) / record_len } else { now.records.into() };
+        let records = if now.records == UNCOUNTED {
+            size.saturating_sub(sector) / record_len
+        } else {
+            now.records.into()
+        };
         for _ in 0..records {
             if at + record_len > size || !playback.take(at, now.nonce, &mut page, read)? {
                 return Ok(Some(playback));
@@ -217,6 +220,13 @@ mod tests {
         assert_eq!(pages(parsed(&bytes)), [3]);
         bytes.truncate(at);
         assert_eq!(pages(parsed(&bytes)), [3]);
+    }
+
+    #[test]
+    fn sector_larger_than_the_journal_is_passed_over() {
+        let mut bytes = journal(u32::MAX, &[(3, 1)]);
+        bytes[20..24].copy_from_slice(&SECTOR_MAX.to_be_bytes());
+        assert_eq!(pages(parsed(&bytes)), [0; 0]);
     }
 
     #[test]

@@ -100,8 +100,8 @@ pub fn backfill_attempted(regions: &impl Regions) -> Option<u32> {
 
 /// Region and word index of the page number of `frame` (from 1).
 fn place(frame: u32) -> (usize, usize) {
-    let at = frame + 33;
-    ((at >> 12) as usize, (at & 4095) as usize)
+    let at = frame as usize + 33;
+    (at >> 12, at & 4095)
 }
 
 /// Regions that must be mapped to look up frames up to `frame`.
@@ -145,7 +145,7 @@ pub fn find(regions: &impl Regions, pgno: Pgno, mx_frame: u32) -> Result<Option<
             if slot == 0 {
                 break;
             }
-            let frame = zero + u32::from(slot);
+            let frame = zero.saturating_add(u32::from(slot));
             let word = first_word + (usize::from(slot) - 1);
             if word < 4096 && frame <= mx_frame && regions.word(region, word) == Some(pgno.get()) {
                 found = Some(found.unwrap_or(0).max(frame));
@@ -242,5 +242,12 @@ mod tests {
         assert_eq!(read_header(&memory), None, "copies differ");
         memory.0[0][16] = 6;
         assert_eq!(read_header(&memory), None, "checksum is wrong");
+    }
+
+    #[test]
+    fn any_number_of_frames_has_a_place_or_none() {
+        let memory = Memory::with_frames(&[1, 2]);
+        assert_eq!(pgno_of(&memory, u32::MAX), None);
+        assert_eq!(find(&memory, Pgno::FIRST, u32::MAX), Err(()));
     }
 }

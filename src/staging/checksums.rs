@@ -62,6 +62,14 @@ impl PageChecksums {
         self.map.grow(FIRST + page_count as usize)
     }
 
+    /// Takes in what another process made the file longer by.
+    ///
+    /// # Errors
+    /// `Io`; nothing is changed.
+    pub fn take_in(&mut self) -> Result<()> {
+        self.map.take_in()
+    }
+
     /// Becomes the state after a group: its pages, its size. Pages past the new end are forgotten.
     ///
     /// # Panics
@@ -80,7 +88,8 @@ impl PageChecksums {
             assert!(pgno.get() <= page_count, "BUG: page {pgno} past the end at {page_count}");
             self.word(index(pgno)).store(checksum.get(), Ordering::Release);
         }
-        for gone in page_count..self.page_count() {
+        // What a loss of power left may say more than there is.
+        for gone in page_count..self.page_count().min(self.room()) {
             self.word(FIRST + gone as usize).store(0, Ordering::Release);
         }
         self.word(PAGE_SIZE).store(u64::from(page_size.get()), Ordering::Release);
@@ -98,7 +107,7 @@ impl PageChecksums {
 
     /// Checksum of the whole database: XOR over all pages. O(pages), no I/O but the mapping's.
     pub fn total(&self) -> Checksum {
-        (1..=self.page_count())
+        (1..=self.page_count().min(self.room()))
             .filter_map(Pgno::new)
             .filter_map(|p| self.get(p))
             .fold(Checksum::EMPTY, Checksum::toggle)
@@ -108,6 +117,11 @@ impl PageChecksums {
     /// `Io`.
     pub fn sync(&self) -> Result<()> {
         self.map.sync()
+    }
+
+    /// Pages that there is room for.
+    fn room(&self) -> u32 {
+        u32::try_from(self.map.words().len() - FIRST).unwrap_or(u32::MAX)
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
@@ -145,5 +159,20 @@ mod tests {
         assert_eq!(map.get(page(3)), None, "a page that was cut off does not come back");
         map.apply(large, 1, [(page(1), sum(5))]);
         assert_eq!((map.total(), map.page_size(), map.get(page(2))), (sum(5), Some(large), None));
+    }
+
+    #[test]
+    fn a_page_count_that_a_loss_of_power_left_behind_takes_no_room_and_no_time() {
+        let dir = Folder::new();
+        let path = dir.path().join("checksums");
+        let mut map = PageChecksums::open(&path).unwrap();
+        map.word(PAGE_COUNT).store(u64::from(u32::MAX), Ordering::Release);
+        map.take_in().unwrap();
+        assert_eq!(map.total(), Checksum::EMPTY);
+        let small = PageSize::new(512).unwrap();
+        map.reserve(1).unwrap();
+        map.apply(small, 1, [(Pgno::FIRST, sum(1))]);
+        assert_eq!((map.page_count(), map.total()), (1, sum(1)));
+        assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
     }
 }

@@ -121,7 +121,8 @@ impl NotedSet {
         let mut map = self.map.write();
         // Another process may have grown the file; a bit beyond our mapping would be missed.
         let length = map.words()[LENGTH].load(Ordering::SeqCst) as usize;
-        if map.grow(length).is_err() {
+        // What a loss of power left behind may say more than there is: nothing was noted there.
+        if length > map.len_words() && map.take_in().is_err() {
             map.words()[ALL_OPEN].store(1, Ordering::SeqCst);
         }
         let words = map.words();
@@ -144,7 +145,7 @@ impl NotedSet {
                 };
                 let mut bits = if again { bits | before } else { bits };
                 while bits != 0 {
-                    taken.pages.extend(Pgno::new(first + bits.trailing_zeros()));
+                    taken.pages.extend(first.checked_add(bits.trailing_zeros()).and_then(Pgno::new));
                     bits &= bits - 1;
                 }
             }

@@ -40,7 +40,7 @@ impl Sent {
             Err(error) if error.kind() == Kind::Exists => return log.forget(txid),
             // Nothing was kept yet, or the history started over.
             Err(error) if error.kind() == Kind::NotFound => {
-                std::fs::create_dir_all(&self.folder).map_err(|e| Error::io("create", &self.folder, e))?;
+                durable::create_folder(&self.folder)?;
                 self.move_here(log, txid)?;
             }
             other => other?,

@@ -240,7 +240,7 @@ impl State {
 
     /// The database was brought to the history of another writer. Only under the capture lock.
     pub fn count_rejoin(&self) {
-        self.set(REJOINED, self.rejoined() + 1);
+        self.set(REJOINED, self.rejoined().wrapping_add(1));
     }
 
     /// The database at rest, as our last close left it; `None` after anything but a clean close.
@@ -278,7 +278,7 @@ impl State {
         self.set(entry, words[0]);
         self.set(entry + 1, words[1]);
         self.set(entry + 2, mix(&words));
-        self.set(PUSHED, at + 1);
+        self.set(PUSHED, at.wrapping_add(1));
     }
 
     /// Positions remembered, newest first.

@@ -133,7 +133,9 @@ impl Pages<'_> {
             let read = (self.database.read)(first.offset(self.page_size), &mut chunk)?;
             for (index, page) in chunk.chunks_exact_mut(size).enumerate() {
                 let pgno = Pgno::new(first.get() + index as u32).filter(|pgno| pgno.get() <= last);
-                next = pgno.and_then(|pgno| Pgno::new(pgno.get() + 1)).filter(|next| next.get() <= last);
+                next = pgno
+                    .and_then(|pgno| Pgno::new(pgno.get().checked_add(1)?))
+                    .filter(|next| next.get() <= last);
                 let Some(pgno) = pgno else { break };
                 if pgno == self.page_size.lock_pgno() {
                     continue;

@@ -40,15 +40,20 @@ pub fn sources<'a>(
 }
 
 impl Fold {
-    /// Reads the sources. `None` when one of them went, is damaged, which is a finding of its own, or has another
-    /// page size.
+    /// Reads the sources. `None` when one of them went, is damaged, which is a finding of its own, has another
+    /// page size, or says that there are more than `pages_max` pages.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn of(client: &dyn Client, sources: &[FileInfo], scratch: &Path) -> Result<Option<Fold>> {
+    pub fn of(
+        client: &dyn Client,
+        sources: &[FileInfo],
+        pages_max: u64,
+        scratch: &Path,
+    ) -> Result<Option<Fold>> {
         let mut fold: Option<Fold> = None;
         for source in sources {
-            match Fold::add(&mut fold, client, source, scratch) {
+            match Fold::add(&mut fold, client, source, pages_max, scratch) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Conflict | Kind::Corrupt) => {
@@ -60,13 +65,19 @@ impl Fold {
         Ok(fold)
     }
 
-    fn add(fold: &mut Option<Fold>, client: &dyn Client, source: &FileInfo, scratch: &Path) -> Result<bool> {
+    fn add(
+        fold: &mut Option<Fold>,
+        client: &dyn Client,
+        source: &FileInfo,
+        pages_max: u64,
+        scratch: &Path,
+    ) -> Result<bool> {
         let mut decoder = open_decoder(client, source)?;
         let header = *decoder.header();
         let empty =
             Fold { page_size: header.page_size, page_count: 0, sums: Sums::default(), pages: 0, bytes: 0 };
         let fold = fold.get_or_insert(empty);
-        if fold.page_size != header.page_size {
+        if fold.page_size != header.page_size || u64::from(header.page_count) > pages_max {
             return Ok(false);
         }
         fold.sums.grow(header.page_count, scratch)?;
@@ -75,7 +86,7 @@ impl Fold {
             let before = fold.sums.set(pgno, Some(page_checksum(pgno, &page)))?;
             fold.pages += u32::from(before.is_none());
         }
-        for pgno in (header.page_count + 1..=fold.page_count).filter_map(Pgno::new) {
+        for pgno in (header.page_count..fold.page_count).filter_map(|before| Pgno::new(before + 1)) {
             fold.pages -= u32::from(fold.sums.set(pgno, None)?.is_some());
         }
         fold.page_count = header.page_count;

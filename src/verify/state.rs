@@ -114,7 +114,7 @@ fn take_pages<R: Read>(
         set(state, pgno, Some(page_checksum(pgno, &page)), undo)?;
         new_pages += u32::from(pgno.get() > state.page_count);
     }
-    for pgno in (page_count + 1..=state.page_count).filter_map(Pgno::new) {
+    for pgno in (page_count..state.page_count).filter_map(|before| Pgno::new(before + 1)) {
         set(state, pgno, None, undo)?;
     }
     Ok(new_pages)

@@ -53,6 +53,17 @@ fn every_file_of_a_sound_replica_is_proven() {
 }
 
 #[test]
+fn a_page_count_that_no_file_can_hold_is_found_and_takes_neither_time_nor_room() {
+    for at in [2, 5, 29] {
+        let folder = Folder::new();
+        let history = history(&folder, PLAN);
+        let file = history.find(Level::CAPTURED, range(at, at));
+        history.rewrite(&file, |header, _| header.page_count = u32::MAX);
+        assert!(!look(&folder, &history).findings.is_empty(), "txid {at}");
+    }
+}
+
+#[test]
 fn a_damaged_file_is_named_and_the_files_beside_it_carry_on() {
     let folder = Folder::new();
     let history = history(&folder, PLAN);

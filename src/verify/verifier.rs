@@ -22,6 +22,7 @@ use super::report::{FINDINGS_MAX, Finding, Progress, Report, Trouble, called};
 use super::state::{State, Tried, apply};
 use crate::error::{Error, Kind, Result};
 use crate::ltx::merge::check_link;
+use crate::ltx::parts::RECORD_BYTES_MIN;
 use crate::ltx::{Decoder, Header};
 use crate::replica::{Client, ReadSeek, open_decoder};
 use crate::types::{Checksum, FileInfo, Level, Position, Txid, TxidRange};
@@ -393,7 +394,9 @@ impl Verifier {
             return Ok(None);
         };
         let sources: Vec<FileInfo> = sources.into_iter().copied().collect();
-        let fold = Fold::of(client, &sources, &self.options.scratch)?;
+        // Every page of a database that can be restored lies in one of the files.
+        let pages_max = self.progress.bytes_total / RECORD_BYTES_MIN + 1;
+        let fold = Fold::of(client, &sources, pages_max, &self.options.scratch)?;
         self.read += fold.as_ref().map_or(0, |fold| fold.bytes);
         Ok(fold)
     }

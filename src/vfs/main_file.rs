@@ -252,6 +252,10 @@ impl Files for OwnFile<'_> {
     fn read_wal(&self, _: u64, _: &mut [u8]) -> Result<usize> {
         Err(Error::invalid("a database in a rollback mode has no WAL"))
     }
+
+    fn wal_size(&self) -> Result<u64> {
+        Ok(0)
+    }
 }
 
 impl MainHooks for MainFile {
