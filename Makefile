@@ -77,6 +77,28 @@ demo: venv library program ## the main job on real data, in ten lines
 
 .PHONY: demo
 
+fuzz: ## hostile bytes for every reader: SEED= N= TARGET= (docs/fuzz.md)
+	@FUZZ_SEED=$(SEED) FUZZ_RUNS=$(N) FUZZ_TARGET=$(TARGET) FUZZ_LONG=1 cargo test --quiet --lib -- --nocapture --exact \
+		tests::fuzz::fuzz_no_reader_is_brought_down_by_hostile_bytes
+
+fuzz-coverage: ## the same guided by coverage, where a nightly toolchain is at hand: TARGET= MINUTES=
+	@rustup run nightly rustc --version >/dev/null 2>&1 || { echo "fuzz-coverage needs a nightly toolchain: rustup toolchain install nightly"; exit 1; }
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	@FUZZ_CORPUS=$(CURDIR)/target/fuzz-corpus cargo test --quiet --lib -- --exact \
+		tests::fuzz::fuzz_samples_are_written_for_coverage_guided_runs
+	FUZZ_TARGET=$(or $(TARGET),ltx) cargo +nightly fuzz run --target-dir target/fuzz reader \
+		target/fuzz-corpus/$(or $(TARGET),ltx) -- -max_total_time=$$((60 * $(or $(MINUTES),1))) -rss_limit_mb=1024
+
+fuzz-model: ## random SQL, restarts and a store that goes away beside plain SQLite: SEED= N= (of each kind)
+	@MODEL_SEED=$(SEED) MODEL_RUNS=$(or $(N),$(if $(SEED),1,20)) cargo test --quiet --lib -- model_modes
+
+deny: ## licences, sources and bans of crates; advisories with ADVISORIES=folder of a local database
+	@cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny
+	cargo deny check licenses bans sources
+	$(if $(ADVISORIES),cargo deny check --disable-fetch advisories,@echo "advisories: not looked at (ADVISORIES=folder of a local database)")
+
+.PHONY: fuzz fuzz-coverage fuzz-model deny
+
 model-long: ## the model tests over MODEL_RUNS seeds each (default 200)
 	MODEL_RUNS=$${MODEL_RUNS:-200} cargo test --quiet model_
 

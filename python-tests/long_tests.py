@@ -21,6 +21,7 @@ PROTOCOL = {
 STEPS = [
     ("models", ["cargo", "test", "--quiet", "model"], {"MODEL_RUNS": "200"}),
     ("history", ["cargo", "test", "--quiet", "--lib", "--", "upkeep_day", "mutations"], {"LONG": "1", "MUTATION_RUNS": "10000"}),
+    ("fuzz", ["make", "--silent", "fuzz"], {}),
     ("protocol", ["cargo", "test", "--quiet", "--lib", "--", "protocol::", "--nocapture"], PROTOCOL),
     ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
     ("python-tests", PYTEST, {"LONG": "1"}),

@@ -14,6 +14,8 @@ pub mod error;
 pub mod extension;
 pub mod ffi;
 pub mod fs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod lease;
 pub mod legacy;
 pub mod lock;
@@ -26,7 +28,7 @@ pub mod sql;
 pub mod sqlite;
 pub mod staging;
 pub mod status;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ impl std::fmt::Debug for Aws {
 }
 
 /// A section of the shared files.
-type Section = HashMap<String, String>;
+pub(crate) type Section = HashMap<String, String>;
 
 impl Aws {
     /// Keeps `name` if it is one of those that matter. An empty one says nothing.
@@ -180,6 +180,11 @@ fn read(path: &Path, header: &str) -> Result<Option<Section>> {
         Err(error) if error.kind() == Kind::NotFound => return Ok(None),
         other => other?,
     };
+    Ok(section(&text, header))
+}
+
+/// The section of that name; `None` where there is none.
+pub(crate) fn section(text: &str, header: &str) -> Option<Section> {
     let mut section: Option<Section> = None;
     let mut inside = false;
     for line in text.lines() {
@@ -199,7 +204,7 @@ fn read(path: &Path, header: &str) -> Result<Option<Section>> {
             section.get_or_insert_default().insert(key.trim().to_ascii_lowercase(), value.to_owned());
         }
     }
-    Ok(section)
+    section
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn add(layer: &mut Layer, key: &str, raw: &str, also_allowed: &str) -> Result<()
         None => Err(Error::invalid(format!(
             "{}='{}' is no setting; allowed: {also_allowed}, {}",
             url::show(key.as_bytes()),
-            url::show(raw.as_bytes()),
+            url::show_unknown(key.as_bytes(), raw.as_bytes()),
             setting::names()
         ))),
     }
@@ -88,11 +88,14 @@ fn add(layer: &mut Layer, key: &str, raw: &str, also_allowed: &str) -> Result<()
 
 fn object(json: &Json) -> Result<&Map<String, Json>> {
     json.as_object().ok_or_else(|| {
-        Error::invalid(format!(
-            "'{}' is no JSON object; allowed: settings by name",
-            url::show(json.to_string().as_bytes())
-        ))
+        Error::invalid(format!("'{}' is no JSON object; allowed: settings by name", shown(json)))
     })
+}
+
+/// What is in the wrong place may hold anything.
+fn shown(json: &Json) -> String {
+    let text = json.to_string();
+    url::show_unknown(text.as_bytes(), text.as_bytes())
 }
 
 fn scalar(key: &str, json: &Json) -> Result<String> {
@@ -103,7 +106,7 @@ fn scalar(key: &str, json: &Json) -> Result<String> {
         _ => Err(Error::invalid(format!(
             "{}='{}' is no single value; allowed: text, a number, true or false",
             url::show(key.as_bytes()),
-            url::show(json.to_string().as_bytes())
+            shown(json)
         ))),
     }
 }

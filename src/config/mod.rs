@@ -15,11 +15,11 @@
 //!
 //! Only this room reads the environment.
 
-mod aws;
+pub(crate) mod aws;
 mod claims;
-mod file;
+pub(crate) mod file;
 mod rules;
-mod setting;
+pub(crate) mod setting;
 mod settings;
 mod stores;
 mod url;
@@ -40,6 +40,8 @@ pub use self::settings::{
     Durability, IfMissing, LeaseSettings, LeaseUse, OnBehind, OnConflict, Settings, upkeep,
 };
 pub use self::url::ReplicaUrl;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::url::show as show_url;
 
 use self::claims::Claims;
 use self::rules::{Layer, Rule};
@@ -171,7 +173,7 @@ impl Config {
                 Some(setting) => self.environment.replicas.add(setting, &shown, value),
                 None => Err(Error::invalid(format!(
                     "{shown}='{}' is no setting; allowed behind {PREFIX}: CONFIG, DATABASE, DEFAULT_VFS, {}",
-                    url::show(value),
+                    url::show_unknown(rest.as_bytes(), value),
                     setting::environment_names()
                 ))),
             },
@@ -431,7 +433,7 @@ fn uri_layer<'a>(uri: &mut dyn Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<
             return Err(Error::invalid(format!(
                 "{}='{}' is no setting; allowed: {}",
                 url::show(key),
-                url::show(value),
+                url::show_unknown(key, value),
                 setting::names()
             )));
         } else if let Some((key, name)) =

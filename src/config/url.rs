@@ -59,31 +59,15 @@ impl fmt::Display for ReplicaUrl {
     }
 }
 
-/// A replica URL fit for a message: name and password in front of a host and what a store's URL has behind the question
-/// mark are left out, control characters are escaped, and no more than 300 characters are shown.
-pub fn show(value: &[u8]) -> String {
-    let text = String::from_utf8_lossy(value);
-    let text = match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let mark = if scheme.eq_ignore_ascii_case("file") { None } else { rest.find('?') };
-            let (rest, cut) = mark.map_or((rest, ""), |mark| (&rest[..mark], "?..."));
-            let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            match rest[..host_end].rfind('@') {
-                Some(at) => format!("{scheme}://***{}{cut}", &rest[at..]),
-                None => format!("{scheme}://{rest}{cut}"),
-            }
-        }
-        None => text.into_owned(),
-    };
-    let mut shown: String = text.chars().take(300).flat_map(escape_control).collect();
-    if text.chars().count() > 300 {
-        shown.push_str("...");
-    }
-    shown
-}
+pub use crate::replica::layout::show;
 
-fn escape_control(c: char) -> Vec<char> {
-    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+/// Words in names of settings whose values are not for messages; there are none of ours, which is why one may be tried.
+const SECRETS: [&str; 6] = ["secret", "key", "token", "password", "credential", "auth"];
+
+/// The value of what is no setting, fit for a message.
+pub fn show_unknown(name: &[u8], value: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name).to_lowercase();
+    if SECRETS.iter().any(|word| name.contains(word)) { "***".to_owned() } else { show(value) }
 }
 
 #[cfg(test)]
@@ -151,5 +135,11 @@ mod tests {
         assert_eq!(show(b"s3://key:secret@bucket?a=b"), "s3://***@bucket?...");
         assert_eq!(show(b"file:///a@b?c\n"), "file:///a@b?c\\n");
         assert_eq!(show(&[b'x'; 400]).len(), 303);
+        assert_eq!(show(b"s3://AKIA:ab/cd+ef@bucket/p"), "s3://***@bucket/p", "keys have slashes");
+        assert_eq!(show(b"s3:key:hush@bucket/p?x=y"), "***@bucket/p?...");
+        assert_eq!(show(b"key:hush@bucket"), "***@bucket");
+        assert_eq!(show(b"/srv/a@b?c"), "/srv/a@b?c");
+        assert_eq!(show_unknown(b"replica_Secret_access", b"hush"), "***");
+        assert_eq!(show_unknown(b"replica_colour", b"red"), "red");
     }
 }

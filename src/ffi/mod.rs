@@ -23,6 +23,8 @@ mod api;
 pub mod base;
 pub mod code;
 pub mod connection_file;
+#[cfg(test)]
+pub(crate) mod counted;
 pub mod engine;
 pub mod entry;
 mod file;

@@ -12,8 +12,8 @@
 //!
 //! Such a replica has no txids, and a database that was restored from it begins a new history.
 
-mod frame;
-mod names;
+pub(crate) mod frame;
+pub(crate) mod names;
 mod plan;
 mod wal;
 

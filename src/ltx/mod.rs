@@ -19,7 +19,7 @@ pub mod index_reader;
 pub mod merge;
 pub mod name;
 pub mod parts;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod sample;
 
 pub use checksum::{Crc64, page_checksum};

@@ -80,6 +80,33 @@ fn split_scheme(url: &[u8]) -> Option<(&[u8], &[u8])> {
     valid.then_some((scheme, rest))
 }
 
+/// A URL, or what somebody took for one, fit for a message: name and password in front of a host and what a store's URL has
+/// behind the question mark are left out, control characters are escaped, and no more than 300 characters are shown.
+pub fn show(value: &[u8]) -> String {
+    const SHOWN_MAX: usize = 300;
+    let text = String::from_utf8_lossy(value);
+    let (scheme, rest) = text.split_once("://").map_or(("", &*text), |(scheme, rest)| (scheme, rest));
+    let is_path = scheme.eq_ignore_ascii_case("file") || (scheme.is_empty() && rest.starts_with('/'));
+    let text = if is_path {
+        text.into_owned()
+    } else {
+        let (rest, cut) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?..."));
+        // A secret key may hold slashes: whatever stands in front of the last of these may be one.
+        let rest = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("***@{host}"));
+        let slashes = if scheme.is_empty() { "" } else { "://" };
+        format!("{scheme}{slashes}{rest}{cut}")
+    };
+    let mut shown: String = text.chars().take(SHOWN_MAX).flat_map(escape_control).collect();
+    if text.chars().count() > SHOWN_MAX {
+        shown.push_str("...");
+    }
+    shown
+}
+
+fn escape_control(c: char) -> Vec<char> {
+    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -239,13 +239,14 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Modules that a file declares under `cfg(test)`, as paths without extension.
+/// Modules that a file declares for tests or `cargo fuzz` alone, as paths without extension.
 fn modules_of_tests(file: &Path, text: &str) -> Vec<PathBuf> {
     let stem = file.file_stem().unwrap();
     let folder = file.parent().unwrap();
     let folder = if ["mod", "lib"].iter().any(|s| stem == *s) { folder.into() } else { folder.join(stem) };
     let lines: Vec<&str> = text.lines().collect();
-    let pairs = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with(';'));
+    let for_tests = ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"];
+    let pairs = lines.windows(2).filter(|pair| for_tests.contains(&pair[0]) && pair[1].ends_with(';'));
     pairs.filter_map(|pair| Some(folder.join(pair[1].trim_end_matches(';').split("mod ").nth(1)?))).collect()
 }
 
@@ -292,7 +293,7 @@ fn every_room_has_a_layer() {
     let known: HashSet<&str> = LAYERS
         .iter()
         .flat_map(|rooms| rooms.iter().copied())
-        .chain(["lib", "bin", "ffi", "protocol", "testing", "tests"])
+        .chain(["lib", "bin", "ffi", "fuzz", "protocol", "testing", "tests"])
         .collect();
     let mut findings: Vec<String> =
         sources().iter().filter(|s| !known.contains(s.room())).map(|s| s.path.clone()).collect();

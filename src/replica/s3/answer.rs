@@ -34,12 +34,27 @@ pub struct Fault {
     pub message: String,
 }
 
+/// Elements inside each other; what stores answer has four.
+const DEPTH_MAX: usize = 16;
+/// Bytes of the largest object that is believed: more than any store takes, and thousands of them can be added up.
+const SIZE_MAX: u64 = 1 << 46;
+/// Characters of a text that go into a message.
+const SHOWN_MAX: usize = 300;
+
+/// Fit for a message: a store may answer anything.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(SHOWN_MAX).collect()
+}
+
 /// Calls `each` with the path of every element that holds text, and the text: `["Contents", "Key"]`, without the root.
 fn texts(xml: &str, mut each: impl FnMut(&[String], String)) -> Result<(), String> {
     let mut reader = Reader::from_str(xml);
     let (mut path, mut text) = (Vec::new(), String::new());
     loop {
         match reader.read_event().map_err(|e| e.to_string())? {
+            Event::Start(_) if path.len() == DEPTH_MAX => {
+                return Err(format!("more than {DEPTH_MAX} elements lie inside each other"));
+            }
             Event::Start(element) => {
                 path.push(String::from_utf8_lossy(element.local_name().as_ref()).into_owned());
                 text.clear();
@@ -64,7 +79,7 @@ fn texts(xml: &str, mut each: impl FnMut(&[String], String)) -> Result<(), Strin
 /// # Errors
 /// `Corrupt` for what is no listing.
 pub fn listing(xml: &str) -> Result<Page> {
-    let bad = |why: &str| Error::corrupt(format!("the store's listing cannot be read: {why}"));
+    let bad = |why: &str| Error::corrupt(format!("the store's listing cannot be read: {}", shown(why)));
     let mut page = Page::default();
     let (mut key, mut size, mut etag, mut modified) = (None, None, None, None);
     let (mut is_truncated, mut whole) = (false, true);
@@ -72,7 +87,7 @@ pub fn listing(xml: &str) -> Result<Page> {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         match path.as_slice() {
             ["Contents", "Key"] => key = Some(text),
-            ["Contents", "Size"] => size = text.parse().ok(),
+            ["Contents", "Size"] => size = text.parse().ok().filter(|size| *size <= SIZE_MAX),
             ["Contents", "ETag"] => etag = Some(text),
             ["Contents", "LastModified"] => modified = Timestamp::parse(&text),
             ["Contents"] => match (key.take(), size.take(), etag.take(), modified.take()) {
@@ -101,8 +116,8 @@ pub fn listing(xml: &str) -> Result<Page> {
 pub fn fault(xml: &str) -> Fault {
     let mut fault = Fault::default();
     let read = texts(xml, |path, text| match path {
-        [name] if name == "Code" => fault.code = text,
-        [name] if name == "Message" => fault.message = text.chars().take(300).collect(),
+        [name] if name == "Code" => fault.code = shown(&text),
+        [name] if name == "Message" => fault.message = shown(&text),
         _ => {}
     });
     if read.is_ok() { fault } else { Fault::default() }
@@ -127,6 +142,26 @@ mod tests {
         <Name>b</Name><IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b</NextContinuationToken>\
         <Contents><Key>p/x &lt;1&gt;</Key><LastModified>2026-11-21T06:58:22.000Z</LastModified>\
         <ETag>&quot;0a&quot;</ETag><Size>156</Size><Owner><ID>1</ID></Owner></Contents></ListBucketResult>";
+
+    #[test]
+    fn elements_without_end_and_sizes_without_measure_are_refused_at_once() {
+        let deep = "<a>".repeat(1 << 20);
+        for text in [deep.clone(), format!("{deep}{}", "</a>".repeat(1 << 20))] {
+            let error = listing(&text).unwrap_err().to_string();
+            assert!(error.contains("lie inside each other") && error.len() < 500, "{error}");
+            assert_eq!((fault(&text), element(&text, "a")), (Fault::default(), None));
+        }
+        let large = LIST.replace("156", &u64::MAX.to_string());
+        assert!(listing(&large).unwrap_err().to_string().contains("lacks key, size"));
+        let long =
+            format!("<Error><Code>{0}</Code><Message>\u{1b}[31m{0}</Message></Error>", "x".repeat(9999));
+        let said = fault(&long);
+        assert!(
+            said.code.len() == SHOWN_MAX
+                && said.message.len() == SHOWN_MAX
+                && !said.message.contains('\u{1b}')
+        );
+    }
 
     #[test]
     fn listing_is_read_with_what_comes_next() {

@@ -5,6 +5,7 @@
 //! path style       SCHEME://HOST[:PORT]/BUCKET/KEY               with an endpoint, where nothing else is said
 //! ```
 
+use super::super::layout::show;
 use super::sign::encode;
 use crate::error::{Error, Result};
 
@@ -65,7 +66,7 @@ fn split(given: &str) -> Result<(&'static str, String)> {
     let bad = || {
         Error::invalid(format!(
             "endpoint '{}' is not a store's address; allowed: like https://s3.example.com or http://127.0.0.1:9000",
-            given.chars().take(100).collect::<String>()
+            show(given.as_bytes())
         ))
     };
     let (scheme, rest) = match given.split_once("://") {
@@ -115,6 +116,7 @@ mod tests {
         for given in ["", "ftp://h", "http://", "http://user:pass@host", "http://h/path", "h?x=1"] {
             let error = Endpoint::new("b", "r", Some(given), None).unwrap_err();
             assert!(error.to_string().contains("allowed: like https://"), "{error}");
+            assert!(!error.to_string().contains("pass"), "{error}");
         }
     }
 }

@@ -14,8 +14,8 @@
 //! The timestamp of a file stands in the metadata `litestream-timestamp`, as stock readers want it; a listing does not
 //! show it, and has the time at which the store took the object instead.
 
-mod answer;
-mod credentials;
+pub(crate) mod answer;
+pub(crate) mod credentials;
 mod endpoint;
 mod http;
 mod lease;
@@ -49,6 +49,8 @@ use std::sync::Arc;
 use store::Store;
 
 pub use credentials::{Container, Sources, WebIdentity};
+#[cfg(any(test, fuzzing))]
+pub(crate) use http::http_date as read_http_date;
 pub use place::Place;
 pub use sign::Keys;
 
@@ -243,7 +245,7 @@ fn parse_level(text: &str) -> Option<Level> {
 }
 
 /// The prefix of the replica that an object belongs to, if it is a file of one.
-fn replica_of(key: &str) -> Option<&str> {
+pub(crate) fn replica_of(key: &str) -> Option<&str> {
     let (folder, name) = key.rsplit_once('/')?;
     let (prefix, level) = folder.rsplit_once('/')?;
     name::parse(name).and(parse_level(level)).map(|_| prefix)

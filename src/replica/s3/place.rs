@@ -70,7 +70,7 @@ impl Place {
         }
         let mut pairs = Vec::new();
         for part in parameters.split('&').filter(|part| !part.is_empty()) {
-            let bad = || BadPlace::Parameter(part.split('=').next().unwrap_or_default().to_owned());
+            let bad = || BadPlace::Parameter(shown(part.split('=').next().unwrap_or_default()));
             let (name, value) = part.split_once('=').ok_or_else(bad)?;
             pairs.push((name.to_owned(), decode(value).ok_or_else(bad)?));
         }
@@ -82,6 +82,14 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}/{}", self.bucket, self.prefix)
     }
+}
+
+/// The name of a parameter, fit for a message: what is none may be a secret key without a name.
+fn shown(name: &str) -> String {
+    const NAME_MAX: usize = 20;
+    let is_name =
+        name.len() <= NAME_MAX && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    if is_name { name.to_owned() } else { "***".to_owned() }
 }
 
 /// Undoes percent-encoding.
@@ -129,6 +137,7 @@ mod tests {
             (b"bucket/\xff", BadPlace::Text),
             (b"bucket/a?endpoint", BadPlace::Parameter("endpoint".into())),
             (b"bucket/a?x=%zz", BadPlace::Parameter("x".into())),
+            (b"bucket/a?hush/hush/hush/hush/hush/hush/hush/hush1", BadPlace::Parameter("***".into())),
         ] {
             assert_eq!(Place::parse(rest), Err(why));
         }
