@@ -9,7 +9,9 @@ import pytest
 
 import harness
 import s3_servers
+from fork import Fork
 from nodes import Nodes
+from shell import Shell
 
 _places = itertools.count()
 
@@ -77,6 +79,12 @@ def process():
 def nodes(tmp_path, replica, extension, process):
     """Nodes a, b, ... of one replica, each with a database of its own."""
     return Nodes(tmp_path, replica, extension, process)
+
+
+@pytest.fixture
+def fork(tmp_path, replica, extension, process):
+    """A loser and a winner of one replica."""
+    return Fork(tmp_path, replica, lambda uri, environment: Shell(process, extension, uri, env=environment))
 
 
 @pytest.fixture

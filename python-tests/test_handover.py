@@ -140,16 +140,22 @@ def test_renewal_that_the_store_does_not_take_is_said(nodes, replica):
     a.finish()
 
 
+def in_transaction(nodes, journal, count, **parameters):
+    """Connections of this process, which holds the lease; the first one is in a transaction that writes."""
+    databases.load()
+    uri = nodes.uri("a", **parameters)
+    connect = lambda: sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
+    first, *others = [connect() for _ in range(count)]
+    first.execute("SELECT replica_lease_acquire()").fetchall()
+    first.execute(f"PRAGMA journal_mode={journal}")
+    first.execute("CREATE TABLE t(x)")
+    first.execute("BEGIN IMMEDIATE")
+    return first, *others
+
+
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_lease_is_not_handed_back_from_within_a_transaction(nodes, journal):
-    databases.load()
-    uri = nodes.uri("a", replica_sync_timeout="1s")
-    connect = lambda: sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
-    c, other = connect(), connect()
-    c.execute("SELECT replica_lease_acquire()").fetchall()
-    c.execute(f"PRAGMA journal_mode={journal}")
-    c.execute("CREATE TABLE t(x)")
-    c.execute("BEGIN IMMEDIATE")
+    c, other = in_transaction(nodes, journal, 2, replica_sync_timeout="1s")
     c.execute("INSERT INTO t VALUES ('begun before')")
     for function in ["release", "handover"]:
         with pytest.raises(sqlite3.OperationalError, match="this connection is in a transaction: commit it"):
@@ -175,21 +181,12 @@ def test_lease_is_not_handed_back_from_within_a_transaction(nodes, journal):
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_release_waits_for_a_transaction_that_began_before_it(nodes, journal):
-    databases.load()
-    uri = nodes.uri("a")
-    connect = lambda: sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
-    c, other = connect(), connect()
-    c.execute("SELECT replica_lease_acquire()").fetchall()
-    c.execute(f"PRAGMA journal_mode={journal}")
-    c.execute("CREATE TABLE t(x)")
-    c.execute("BEGIN IMMEDIATE")
+    c, other, third = in_transaction(nodes, journal, 3)
     released = []
     release = threading.Thread(target=lambda: released.append(databases.one(other, "SELECT replica_lease_release()")))
     release.start()
 
     # The gate is closed before the wait begins.
-    third = connect()
-
     def is_closed():
         return not databases.one(third, "SELECT count(*) FROM replica_status WHERE lease_epoch IS NOT NULL")
 

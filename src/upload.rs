@@ -28,10 +28,10 @@ use crate::catalog::{Target, chain_to};
 use crate::error::{Error, Kind, Result};
 use crate::ltx::{Decoder, Header};
 use crate::replica::client::Client;
-use crate::staging::log::{Log, Sealed};
+use crate::staging::log::{Log, Recorded, Sealed};
 #[cfg(test)]
 use crate::testing::mutation::{self, Mutation};
-use crate::types::{FileInfo, Identity, Level, Timestamp, Txid, TxidRange};
+use crate::types::{FileInfo, Identity, Level, Position, Timestamp, Txid, TxidRange};
 
 /// With a shorter retention of level 0 the look is never left out: clocks and answers are not that exact.
 const SKIP_MIN: Duration = Duration::from_secs(60);
@@ -46,6 +46,17 @@ pub struct Head {
 impl Head {
     pub fn txid(&self) -> Txid {
         self.file.range.max
+    }
+
+    /// The position that a log which stands there records; `None` where another program wrote the last file.
+    pub fn recorded(&self) -> Option<Recorded> {
+        let header = &self.header;
+        Some(Recorded {
+            position: Position { txid: self.txid(), checksum: header.proof?.post },
+            page_size: header.page_size,
+            page_count: header.page_count,
+            timestamp: header.timestamp,
+        })
     }
 
     /// Reads where the replica ends; `None`: it has no LTX files. One listing.

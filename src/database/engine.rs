@@ -331,17 +331,30 @@ impl Engine {
         Ok(stand_in::rest_of(&page) == stand_in.rest)
     }
 
-    fn collect_noted(&self, db: &Database) -> Result<Collected> {
-        self.live.open_wal()?;
-        let collected = self.collect_from(db, self.base(), false);
-        self.live.close_wal();
-        collected
+    /// Whether what is noted is as it was, so that it makes no group; it stays noted. `None`: it cannot be read now.
+    pub(super) fn is_unchanged(&self, db: &Database) -> Result<Option<bool>> {
+        Ok(match self.collect(db)? {
+            Collected::Nothing | Collected::NotNow(NotNow::Empty) => Some(true),
+            Collected::Pages(buffer, shape) => {
+                Some(group::plan(&self.base(), &buffer, shape, db.state.writer(), clock::now()).is_none())
+            }
+            Collected::NotNow(_) => None,
+        })
     }
 
-    /// Reads what is noted, or all of it, against `base`, while a connection of our own holds SQLite's write lock.
-    pub(super) fn collect_locked(&self, db: &Database, base: Base<'_>) -> Result<Collected> {
+    fn collect_noted(&self, db: &Database) -> Result<Collected> {
+        self.collect_against(db, self.base(), false)
+    }
+
+    /// Reads what is noted, or all of it, against `base`; `is_locked`: a connection of our own holds SQLite's write lock.
+    pub(super) fn collect_against(
+        &self,
+        db: &Database,
+        base: Base<'_>,
+        is_locked: bool,
+    ) -> Result<Collected> {
         self.live.open_wal()?;
-        let collected = self.collect_from(db, base, true);
+        let collected = self.collect_from(db, base, is_locked);
         self.live.close_wal();
         collected
     }

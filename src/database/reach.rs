@@ -11,6 +11,16 @@ use crate::replica::Client;
 use crate::types::{Checksum, Txid};
 use crate::upload::{Head, Uploader};
 
+impl Database {
+    /// The home replica, as somebody asks it who may wait for the answer.
+    ///
+    /// # Errors
+    /// As the settings of the store are refused.
+    pub(super) fn home_client(&self) -> Result<Arc<dyn Client>> {
+        Runtime::get().config.client(&self.settings, 0, None)
+    }
+}
+
 impl Engine {
     /// Reaches the home replica: a process that joined another, or one that opened while the store was silent. `false`:
     /// nothing may be sent to it.
@@ -22,7 +32,7 @@ impl Engine {
             return Ok(true);
         }
         let acknowledged = db.state.acknowledged(0);
-        let client = Runtime::get().config.client(&db.settings, 0, None)?;
+        let client = db.home_client()?;
         if acknowledged.is_none() {
             // What has held something must not be made anew: its disk may be away.
             client.prepare()?;

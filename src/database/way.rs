@@ -10,7 +10,6 @@ use super::live::LiveFiles;
 use super::open::at_open::{Forward, Found, Local as Finding};
 use super::open::look::{Looked, with_hot_journal};
 use super::open::roll_forward::{Roll, Rolled, Save};
-use super::overwrite::rejoin;
 use crate::capture::at_rest::{self, AtRest};
 use crate::capture::group;
 use crate::catalog::Back;
@@ -267,7 +266,7 @@ impl History<'_> {
         groups: &[Sealed],
         looked: &mut Looked,
     ) -> Result<Rolled> {
-        let to = self.head.and_then(rejoin::end_of).ok_or_else(|| self.no_way(settings))?;
+        let to = self.head.and_then(Head::recorded).ok_or_else(|| self.no_way(settings))?;
         // Once the marks that prove what the file is are away, this one says that it is fenced.
         self.log.begin_rejoin(&to)?;
         let roll = Wanted { settings, base, state, forward: Forward::Whatever, own: Some(groups) };

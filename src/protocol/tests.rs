@@ -13,7 +13,7 @@ const SCHEDULES: u64 = 20_000;
 /// Schedules in which the checker must find a rule that is not kept.
 const MUTANT_SCHEDULES: u64 = 100_000;
 /// From so many on everything that can happen happens.
-const COMPLETE_SCHEDULES: u64 = 1000;
+const COMPLETE_SCHEDULES: u64 = 5000;
 
 const MUTANTS: [(&str, Mutant); 8] = [
     ("no-create-if-absent", Mutant::NoCreateIfAbsent),

@@ -1,14 +1,13 @@
 //! `replica_lease_acquire([ttl [, wait [, schema]]])`, `replica_lease_renew([schema])`, `replica_lease_release([schema])`,
 //! `replica_lease_handover([wait [, schema]])` and the table `replica_lease`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::arguments;
-use super::functions::{schema, with_main};
-use crate::database::{Caller, Connected, Pending, Primary};
+use super::functions::with_main;
+use super::roll::overwrite;
+use crate::database::{Caller, Connected, Primary};
 use crate::error::Result;
-use crate::ffi::overwrite::Overwrite;
 use crate::ffi::sql::{Call, Connection, Value};
 use crate::types::Epoch;
 
@@ -58,15 +57,8 @@ fn rolling(
     schema_at: usize,
     body: impl FnOnce(&Connected, &mut dyn FnMut() -> Result<()>) -> Result<Epoch>,
 ) -> Result<Value> {
-    with_main(call, schema_at, |main| {
-        // So that SQLite shows what a WAL holds.
-        call.connection().read_once(schema(call, schema_at));
-        let (database, locks) = (&main.db, main.db.settings.open_timeout);
-        let mut begin = |source: &Path| {
-            let pending = Overwrite::begin(call.connection(), &database.path, source, locks)?;
-            Ok(Box::new(pending) as Box<dyn Pending>)
-        };
-        let mut roll = || database.catch_up(locks, &mut begin).map(drop);
+    overwrite(call, schema_at, |main, wait, begin| {
+        let mut roll = || main.db.catch_up(wait, begin).map(drop);
         Ok(Value::Integer(body(main, &mut roll)?.get() as i64))
     })
 }

@@ -64,7 +64,8 @@ fn wanted(value: &Value) -> Result<Settled> {
     }
 }
 
-fn overwrite<T>(
+/// Calls `body` with the file of a schema, how long to wait for a lock, and what begins to overwrite it.
+pub fn overwrite<T>(
     call: &Call<'_>,
     schema_at: usize,
     body: impl FnOnce(&Connected, Duration, &mut Begin<'_>) -> Result<T>,

@@ -1,14 +1,15 @@
 //! What the VFS does with each open: pass it through, refuse it with a text, or follow it.
 
 use std::any::Any;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::main_file::MainFile;
 use super::wal_file::{JournalFile, WalFile};
 use crate::config::{Config, Decision, LeaseUse, OpenedAs, Settings, real_path};
-use crate::database::{Opening, ReadOnlyOpen, Runtime, ShmWal};
+use crate::database::{Database, Opening, ReadOnlyOpen, Runtime, ShmWal};
 use crate::error::Error;
 use crate::ffi::hooks::{
     BaseVfs, ConnectionFile, FileKind, MainHooks, OpenPlan, OpenRequest, OpenedConnection, PendingMain,
@@ -22,16 +23,14 @@ impl VfsHooks for Replicating {
     fn open(&self, request: &OpenRequest<'_>) -> OpenPlan {
         match (request.kind, request.path) {
             (FileKind::Main, Some(path)) => open_main(request, path),
-            (FileKind::Wal, Some(path)) => match Runtime::get().find(&database_of(path, "-wal")) {
+            (FileKind::Wal, Some(path)) => match find_database(path, "-wal") {
                 Some(database) => OpenPlan::Wal(Arc::new(WalFile::new(database))),
                 None => OpenPlan::PassThrough,
             },
-            (FileKind::MainJournal, Some(path)) => {
-                match Runtime::get().find(&database_of(path, "-journal")) {
-                    Some(database) if database.is_leased() => OpenPlan::Wal(Arc::new(JournalFile(database))),
-                    _ => OpenPlan::PassThrough,
-                }
-            }
+            (FileKind::MainJournal, Some(path)) => match find_database(path, "-journal") {
+                Some(database) if database.is_leased() => OpenPlan::Wal(Arc::new(JournalFile(database))),
+                _ => OpenPlan::PassThrough,
+            },
             _ => OpenPlan::PassThrough,
         }
     }
@@ -45,11 +44,13 @@ impl VfsHooks for Replicating {
     }
 }
 
-/// The database that a WAL or journal belongs to.
-fn database_of(file: &Path, suffix: &str) -> PathBuf {
+/// The database that a WAL or journal belongs to, if it is followed. As a rule SQLite names it by its real path already, and a
+/// journal is opened by each transaction: that is asked for only where the name alone leads nowhere.
+fn find_database(file: &Path, suffix: &str) -> Option<Arc<Database>> {
     let bytes = file.as_os_str().as_bytes();
-    let database = bytes.strip_suffix(suffix.as_bytes()).unwrap_or(bytes);
-    real_path(Path::new(std::ffi::OsStr::from_bytes(database)))
+    let path = Path::new(OsStr::from_bytes(bytes.strip_suffix(suffix.as_bytes()).unwrap_or(bytes)));
+    let runtime = Runtime::get();
+    runtime.find(path).or_else(|| runtime.find(&real_path(path)))
 }
 
 fn open_main(request: &OpenRequest<'_>, path: &Path) -> OpenPlan {

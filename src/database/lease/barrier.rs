@@ -18,16 +18,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capture::{Collected, NotNow, Phase, group};
+use crate::capture::{Phase, group};
 use crate::clock;
 use crate::database::engine::{Cycle, Engine};
 use crate::database::followed::Database;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fs::durable::Temp;
 use crate::ltx::Header;
 use crate::replica::Client;
 use crate::staging::log::{Recorded, Sealed};
-use crate::types::{Position, Timestamp, Txid};
+use crate::types::{Timestamp, Txid};
 use crate::upload::{Head, Outcome, Uploader};
 
 /// Times that somebody else's put may come first.
@@ -135,20 +135,14 @@ impl Engine {
         if db.state.acknowledged(0) != recorded {
             return Ok(false);
         }
-        match self.collect(db)? {
-            Collected::Nothing | Collected::NotNow(NotNow::Empty) => Ok(true),
-            Collected::Pages(buffer, shape) => {
-                let plan = group::plan(&self.base(), &buffer, shape, db.state.writer(), clock::now());
-                Ok(plan.is_none())
-            }
-            Collected::NotNow(_) => Ok(false),
-        }
+        Ok(self.is_unchanged(db)? == Some(true))
     }
 
     fn is_behind(&self, db: &Database, head: &Head) -> Error {
         let here = self.recorded.map_or(0, |r| r.position.txid.get());
         Error::conflict(format!(
-            "{} is at txid {here}, and {} went on to {}: SELECT replica_lease_acquire() rolls it forward and takes the              lease, and so does opening it anew",
+            "{} is at txid {here}, and {} went on to {}: SELECT replica_lease_acquire() rolls it forward and takes the \
+             lease, and so does opening it anew",
             db.path.display(),
             db.settings.replicas[0],
             head.txid()
@@ -225,27 +219,18 @@ fn put_in(folder: &Path, uploader: &mut Uploader, header: &Header) -> Result<Out
 
 /// The state in which the history ends.
 fn end_of(head: &Head, client: &dyn Client) -> Result<Recorded> {
-    let header = &head.header;
-    let proof = header.proof.ok_or_else(|| {
-        Error::new(
-            Kind::Invalid,
-            format!(
-                "{} ends in a file of another program, which proves no state: open it without a lease first, and commit",
-                client.url()
-            ),
-        )
-    })?;
-    Ok(Recorded {
-        position: Position { txid: head.txid(), checksum: proof.post },
-        page_size: header.page_size,
-        page_count: header.page_count,
-        timestamp: header.timestamp,
+    head.recorded().ok_or_else(|| {
+        Error::invalid(format!(
+            "{} ends in a file of another program, which proves no state: open it without a lease first, and commit",
+            client.url()
+        ))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use crate::ltx::Proof;
     use crate::ltx::sample::{file, header};
     use crate::replica::FileReplica;

@@ -9,7 +9,6 @@ use super::rights::{Leasehold, Rights, leases_of, not_used};
 use crate::clock::{self, Deadline};
 use crate::database::connections::ConnectionId;
 use crate::database::followed::Database;
-use crate::database::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Terms};
 use crate::replica::Leases;
@@ -43,7 +42,7 @@ impl Database {
             Rights::All => return Err(not_used()),
         };
         let terms = life.map(Terms::new).transpose()?.unwrap_or(leasehold.terms);
-        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let client = self.home_client()?;
         let leases = leases_of(&*client)?;
         let mut tenant = leasehold.tenant.lock();
         leasehold.shown.lock().stay();
@@ -94,7 +93,7 @@ impl Database {
     /// `Conflict` when it is not held; why the store has not renewed it: it is held until its end.
     pub fn renew_lease(self: &Arc<Self>) -> Result<Timestamp> {
         let leasehold = self.leasehold().ok_or_else(not_used)?;
-        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let client = self.home_client()?;
         let mut tenant = leasehold.tenant.lock();
         if tenant.permit().is_none() {
             return Err(self.no_lease());
@@ -116,7 +115,7 @@ impl Database {
             return Ok(false);
         }
         self.use_to_the_end(leasehold, by, Deadline::after(wait))?;
-        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let client = self.home_client()?;
         self.hand_back(leasehold, leases_of(&*client)?)?;
         Ok(true)
     }
@@ -134,7 +133,7 @@ impl Database {
     ) -> Result<Epoch> {
         let leasehold = self.leasehold().ok_or_else(not_used)?;
         let held = leasehold.held().ok_or_else(|| self.no_lease())?;
-        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let client = self.home_client()?;
         let leases = leases_of(&*client)?;
         self.use_to_the_end(leasehold, by, Deadline::after(self.settings.sync_timeout))?;
         leasehold.set_handing_over(true);

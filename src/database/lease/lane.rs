@@ -101,7 +101,7 @@ impl Database {
             }
             (shown.asked, shown.asked > shown.answered, shown.is_leaving)
         };
-        let client = Runtime::get().config.client(&self.settings, 0, None);
+        let client = self.home_client();
         let leases = match client
             .as_ref()
             .map_err(|e| Error::new(e.kind(), e.to_string()))

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::TIME;
 use crate::config::{LeaseUse, Settings};
 use crate::database::followed::Database;
-use crate::database::runtime::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::os;
 use crate::lease::{Fixed, Holder, Lease, Now, Permit, Tenant, Terms, Time};
@@ -85,11 +84,10 @@ impl Rights {
     /// `id`: drawn for this life of the database.
     pub fn of(settings: &Settings, id: u64) -> Rights {
         let lease = &settings.lease;
-        let host = os::host_name();
         let is_auto = match &lease.used {
             LeaseUse::Off => return Rights::All,
             LeaseUse::Static { primary } => {
-                let is_here = primary == lease.owner.as_ref().unwrap_or(&host);
+                let is_here = *primary == lease.owner.clone().unwrap_or_else(os::host_name);
                 return Rights::Fixed(if is_here { Fixed::Here } else { Fixed::Elsewhere(primary.clone()) });
             }
             LeaseUse::Auto => true,
@@ -98,7 +96,7 @@ impl Rights {
         let url = lease.url.as_deref();
         let me = match &lease.owner {
             Some(owner) => Holder::named(id, owner, url),
-            None => Holder::new(id, &host, std::process::id(), url),
+            None => Holder::new(id, &os::host_name(), std::process::id(), url),
         };
         Rights::Leased(Box::new(Leasehold {
             is_auto,
@@ -216,7 +214,7 @@ impl Database {
         if let Some(held) = leasehold.held() {
             return Ok(Some(Primary::Holder { lease: held.lease, renewals: Some(held.renewals) }));
         }
-        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let client = self.home_client()?;
         let found = crate::lease::look(leases_of(&*client)?)?;
         Ok(Some(found.map_or(Primary::Nobody, |lease| Primary::Holder { lease, renewals: None })))
     }

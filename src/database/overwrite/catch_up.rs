@@ -15,13 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::capture::{Collected, NotNow, Phase, group};
+use crate::capture::{Collected, Phase};
 use crate::catalog::Target;
 use crate::clock::{self, Deadline};
 use crate::database::engine::Engine;
 use crate::database::followed::Database;
 use crate::database::live::{beside, read_at, wal_bytes};
-use crate::database::runtime::Runtime;
 use crate::database::way::{Files, History};
 use crate::error::{Error, Result};
 use crate::ffi::overwrite::Overwrite;
@@ -146,7 +145,7 @@ impl Engine {
         let client = match &self.replicas[0].uploader {
             Some(home) => home.shared_client(),
             // A process that joined another has not reached it; what is found there must not fence it now.
-            None => Runtime::get().config.client(&db.settings, 0, None)?,
+            None => db.home_client()?,
         };
         let head = Head::of(&*client)?;
         let (Some(head), Some(recorded)) = (head, self.recorded) else {
@@ -265,13 +264,8 @@ impl Engine {
             return Ok(true);
         }
         // What was noted may be as it was; what is not stays noted.
-        let same = match self.collect(db)? {
-            Collected::Nothing | Collected::NotNow(NotNow::Empty) => true,
-            Collected::Pages(buffer, shape) => {
-                group::plan(&self.base(), &buffer, shape, db.state.writer(), clock::now()).is_none()
-            }
-            Collected::NotNow(_) => return Err(Error::busy("the database is being written; try again")),
-        };
+        let busy = || Error::busy("the database is being written; try again");
+        let same = self.is_unchanged(db)?.ok_or_else(busy)?;
         if same {
             db.noted.settle();
             db.healed();

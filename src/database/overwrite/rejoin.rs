@@ -30,14 +30,13 @@ use crate::database::live::{LiveFiles, beside};
 use crate::database::open::look::with_hot_journal;
 use crate::database::overwrite::catch_up::{Begin, Restored};
 use crate::database::overwrite::saved::{self, Saved, State};
-use crate::database::runtime::Runtime;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseVfs;
 use crate::fs::durable;
 use crate::replica::Client;
 use crate::restore;
 use crate::staging::log::{Groups, Log, Recorded};
-use crate::types::{Checksum, Pgno, Position, Txid};
+use crate::types::{Checksum, Pgno, Txid};
 use crate::upload::{Head, Uploader};
 
 /// How a fence ends, for those who are told of one.
@@ -50,17 +49,6 @@ pub struct Rejoined {
     /// Where the database is.
     pub txid: Txid,
     pub saved: Saved,
-}
-
-/// The end of a replica as the position that a log can start at; `None` where another program wrote its last file.
-pub(in crate::database) fn end_of(head: &Head) -> Option<Recorded> {
-    let header = &head.header;
-    Some(Recorded {
-        position: Position { txid: head.txid(), checksum: header.proof?.post },
-        page_size: header.page_size,
-        page_count: header.page_count,
-        timestamp: header.timestamp,
-    })
 }
 
 impl Database {
@@ -124,11 +112,11 @@ impl Engine {
                 return Err(Error::conflict(format!("cannot rejoin while {}: {why}", phase.name())));
             }
         }
-        let client = Runtime::get().config.client(&db.settings, 0, None)?;
+        let client = db.home_client()?;
         let Some(head) = Head::of(&*client)? else {
             return Err(Error::conflict(format!("{url} holds nothing: close {path} and open it again")));
         };
-        let Some(to) = end_of(&head) else {
+        let Some(to) = head.recorded() else {
             return Err(Error::conflict(format!(
                 "{url} ends in a file of another program, which proves no state: nothing can be put in place of {path}"
             )));
@@ -203,7 +191,7 @@ impl Engine {
     fn collect_all(&self, db: &Database) -> Result<(PageBuffer, Shape)> {
         // What was noted stays so, should this come to nothing.
         let nothing = Base { recorded: None, checksums: &self.checksums };
-        match self.collect_locked(db, nothing)? {
+        match self.collect_against(db, nothing, true)? {
             Collected::Pages(buffer, shape) => Ok((buffer, shape)),
             Collected::Nothing => {
                 Err(Error::busy("the database is empty, there is nothing to save; try again"))

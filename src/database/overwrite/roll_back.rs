@@ -14,7 +14,6 @@ use std::time::Duration;
 use crate::catalog::{Settled, words};
 use crate::database::followed::Database;
 use crate::database::overwrite::catch_up::{Begin, Restored};
-use crate::database::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::restore::{self, Options};
 use crate::types::Txid;
@@ -37,7 +36,7 @@ impl Database {
         let timeout = self.settings.sync_timeout;
         // What is committed and in no group would be lost between two states.
         self.sync(timeout)?;
-        let client = Runtime::get().config.client(&self.settings, 0, None)?;
+        let client = self.home_client()?;
         let restored = Restored::new(self.log.folder().join("earlier.db"));
         let found = restore::restore(&*client, wanted.target, restored.path(), Options::default())?;
         let notice = words::notices(&[&wanted.notice, &found.notice]);
