@@ -23,7 +23,7 @@ use crate::restore::tail::Here;
 use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
-use crate::staging::state::State;
+use crate::staging::state::{RING_LEN, State};
 use crate::types::{Checksum, Pgno, Position, Txid};
 use crate::upload::Head;
 
@@ -192,11 +192,17 @@ fn is_ours(state: &State, way: &Way) -> bool {
 }
 
 /// Whether this database reached a position after another one. Numbers alone do not say: they start over with an emptied
-/// replica.
-fn is_later(state: &State, position: Position, end: Position) -> bool {
-    let age = |wanted: Position| state.positions().position(|p| p == wanted);
+/// replica. `recorded`: where the log stands.
+fn is_later(state: &State, recorded: Option<Position>, position: Position, end: Position) -> bool {
+    // The page may have lost to the power what the log still has; where the page was full it may have forgotten it.
+    let ring: Vec<Position> = state.positions().collect();
+    let forgotten = recorded.filter(|r| ring.len() < RING_LEN && !ring.contains(r));
+    let reached: Vec<Position> = forgotten.into_iter().chain(ring).collect();
+    let age = |wanted: Position| reached.iter().position(|&p| p == wanted);
     match (age(position), age(end)) {
         (Some(position), Some(end)) => position < end,
+        // Left behind: this number, or one below it, was reached again since.
+        (Some(age), None) if reached[..age].iter().any(|p| p.txid <= position.txid) => false,
         _ => position.txid > end.txid,
     }
 }
@@ -214,6 +220,7 @@ impl History<'_> {
     ) -> Result<(Finding, Option<Way>)> {
         let local = |pgno: Pgno| self.page_of(whole, pgno);
         let remembered = state.positions().find(|p| p.checksum == whole.checksum);
+        let recorded = self.log.recorded()?.map(|r| r.position);
         let files = match remembered {
             Some(_) => Files::Any,
             None => Files::After(state.synced()),
@@ -223,7 +230,7 @@ impl History<'_> {
         };
         let ahead = match remembered {
             _ if way.from_position => Some(false),
-            Some(position) => Some(is_later(state, position, way.end().position)),
+            Some(position) => Some(is_later(state, recorded, position, way.end().position)),
             None => match is_ahead(whole, &way)? {
                 // A change counter says so only of one history: where another writer made the end, it is a fork.
                 Some(true)
@@ -401,10 +408,26 @@ mod tests {
         for (n, sum) in [(3, 30), (4, 40), (1, 50), (2, 60)] {
             state.push_position(at(n, sum));
         }
-        assert!(is_later(&state, at(2, 60), at(4, 40)) && !is_later(&state, at(4, 40), at(2, 60)));
+        let is_later = |position, end| is_later(&state, Some(at(2, 60)), position, end);
+        assert!(is_later(at(2, 60), at(4, 40)) && !is_later(at(4, 40), at(2, 60)));
+        assert!(is_later(at(2, 60), at(1, 99)) && !is_later(at(2, 60), at(3, 99)), "by number");
+        assert!(!is_later(at(4, 40), at(3, 99)), "left behind when numbering started over");
+    }
+
+    #[test]
+    fn what_the_log_has_was_reached_after_all_that_a_page_remembers_which_lost_it() {
+        let dir = Folder::new();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        let at =
+            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
+        state.push_position(at(2, 20));
+        let in_log = at(1, 30);
+        assert!(!is_later(&state, Some(in_log), at(2, 20), in_log), "its numbering started over");
         assert!(
-            is_later(&state, at(4, 40), at(3, 99)) && !is_later(&state, at(2, 60), at(3, 99)),
-            "by number"
+            !is_later(&state, Some(in_log), at(2, 20), at(1, 40)),
+            "also where another writer made the end"
         );
+        state.push_position(at(3, 50));
+        assert!(is_later(&state, Some(at(3, 50)), at(3, 50), at(2, 20)));
     }
 }

@@ -158,7 +158,7 @@ impl Node {
         }
         let before = self.own_commits(world);
         let known = state.positions().any(|p| Some(p.checksum) == self.db.state());
-        self.check_reverted(world, verdict, said, head.as_ref(), recorded.as_ref(), known);
+        self.check_reverted(world, &history, verdict, said, recorded.as_ref(), known);
         let mut rolled = None;
         if let Verdict::RollForward(forward) = verdict {
             rolled = Some(self.roll_forward(&history, &state, forward, local, &mut found, way)?);
@@ -380,20 +380,29 @@ impl Node {
     fn check_reverted(
         &self,
         world: &World,
+        history: &History<'_>,
         verdict: Verdict,
         said: Said,
-        head: Option<&Head>,
         recorded: Option<&Recorded>,
         remembered: bool,
     ) {
         let goes_on = matches!(verdict, Verdict::GoOn(_) | Verdict::LocalWins | Verdict::Continue);
-        let Some(post) = head.and_then(|head| head.header.proof).map(|proof| proof.post).filter(|_| goes_on)
-        else {
+        if !goes_on {
             return;
-        };
+        }
         let here = self.own_commits(world);
-        // Also what is acknowledged to somebody a moment later.
-        let lost = world.with(|inner| inner.checker.register.lineage(post).without(here));
+        let not_here = |posts: &mut dyn Iterator<Item = Checksum>| {
+            world.with(|inner| {
+                posts
+                    .fold(Commits::default(), |all, post| all.and(inner.checker.register.lineage(post)))
+                    .without(here)
+            })
+        };
+        let head = history.head.and_then(|head| head.header.proof).map(|proof| proof.post);
+        let unsent = history.following.iter().map(|sealed| sealed.proof.post);
+        // Also what is acknowledged to somebody a moment later: of the head, and of files that are sent before this state.
+        let given_up = not_here(&mut head.into_iter().chain(unsent));
+        let lost = not_here(&mut head.into_iter());
         let reverted = world.with(|inner| inner.checker.owed()).common(lost);
         let is_by_hand = self.by_hand || said.on_behind == OnBehind::Keep || verdict == Verdict::Continue;
         let state = self.db.state();
@@ -406,10 +415,10 @@ impl Node {
         // Files that the local log has still to send bring it back.
         let is_behind = matches!(verdict, Verdict::GoOn(Base::Holds)) && self.db.now().is_none();
         match (is_by_hand, is_doubt) {
-            (true, _) => world.with(|inner| inner.checker.waive(lost)),
+            (true, _) => world.with(|inner| inner.checker.waive(given_up)),
             (_, true) => {
                 world.count(What::DoubtWaived);
-                world.with(|inner| inner.checker.waive(lost));
+                world.with(|inner| inner.checker.waive(given_up));
             }
             _ if is_behind || reverted.is_empty() => {}
             _ => world.breach(format!(
