@@ -421,7 +421,7 @@ impl Engine {
         Ok(collected)
     }
 
-    fn seal(&mut self, db: &Database, buffer: &PageBuffer, shape: Shape) -> Result<Option<Sealed>> {
+    fn seal(&mut self, db: &Arc<Database>, buffer: &PageBuffer, shape: Shape) -> Result<Option<Sealed>> {
         let Some(plan) = group::plan(&self.base(), buffer, shape, db.state.writer(), clock::now()) else {
             return Ok(None);
         };
@@ -429,6 +429,7 @@ impl Engine {
             db.set_page_size(shape.page_size);
             return Ok(None);
         }
+        db.pass_healing()?;
         self.mark(db)?;
         let unneeded = self.groups.take_unneeded(&db.log)?;
         let sealed = group::seal(&db.log, unneeded, &mut self.checksums, &plan, buffer)?;

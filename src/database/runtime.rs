@@ -336,16 +336,17 @@ fn same_settings(open: &Database, settings: &Settings) -> Result<()> {
     )))
 }
 
-/// Waits until what was committed is in the replica, unless nobody of this process can read it now.
+/// Waits until what was committed is in the replica, unless nobody of this process can read it, or send it, now.
 pub fn flush(database: &Arc<Database>, deadline: Deadline) {
-    if is_readable(database) && !deadline.passed() {
+    if can_be_flushed(database) && !deadline.passed() {
         // What is not sent now waits in the local log.
         let _ = database.sync(deadline.remaining());
     }
 }
 
-fn is_readable(database: &Database) -> bool {
-    wal_bytes(&database.path) == 0 || database.connections.mapped().is_some()
+fn can_be_flushed(database: &Database) -> bool {
+    let is_readable = wal_bytes(&database.path) == 0 || database.connections.mapped().is_some();
+    is_readable && !database.heals_later()
 }
 
 fn flush_at_exit() {
@@ -355,7 +356,7 @@ fn flush_at_exit() {
     let open: Vec<_> = table.open.values().cloned().collect();
     drop(table);
     // All of them are asked before the first is waited for: a thousand take no longer than they must.
-    let readable = open.iter().filter(|database| is_readable(database));
+    let readable = open.iter().filter(|database| can_be_flushed(database));
     let asked: Vec<_> = readable.map(|database| (database, database.ask_for_sync())).collect();
     for (database, ticket) in asked {
         let _ = database.tickets.wait(ticket, deadline);

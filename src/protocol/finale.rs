@@ -7,6 +7,7 @@ use super::opening::Said;
 use super::pages::total;
 use super::reader;
 use super::store::New;
+use super::term::LIFE;
 use super::world::World;
 use crate::capture::Phase;
 use crate::config::{IfMissing, OnBehind};
@@ -46,6 +47,11 @@ impl Node {
         if self.session.is_none() {
             self.open_as(world, Said { on_behind: OnBehind::Auto, if_missing: IfMissing::Restore });
         }
+        if world.with(|inner| inner.plan.leases) {
+            // Whoever holds the lease, it ends; what waits for one is sent under the next.
+            world.with(|inner| inner.advance(3 * LIFE.as_millis() as i64));
+            self.tend_lease(world);
+        }
         for _ in 0..CYCLES {
             self.try_work(world);
         }
@@ -61,6 +67,7 @@ impl Node {
             }
         }
         self.check_tails(world);
+        self.release_lease(world);
     }
 
     /// The database is where the log is, and the replica has it.

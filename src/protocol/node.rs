@@ -226,7 +226,7 @@ impl Node {
         if !self.is_writable() {
             return self.acknowledge(world);
         }
-        let now = self.now();
+        let (now, leases) = (self.now(), world.with(|inner| inner.plan.leases));
         let Some(image) = self.db.now().cloned() else { return self.acknowledge(world) };
         let session = self.session()?;
         let taken = session.noted.take(true);
@@ -251,6 +251,9 @@ impl Node {
             session.noted.settle();
             session.phase = Phase::Live;
             return self.acknowledge(world);
+        }
+        if leases && session.noted.is_all() && session.tenant.permit().is_none() {
+            return Err(Error::busy("changes of unknown origin wait for the lease"));
         }
         self.mark()?;
         let session = self.session()?;

@@ -149,13 +149,6 @@ impl Node {
         if let Verdict::Refuse(why) = verdict {
             return Err(Error::invalid(format!("refused: {why:?}")));
         }
-        if matches!(
-            verdict,
-            Verdict::LocalWins | Verdict::Continue | Verdict::GoOn(Base::Changed | Base::Doubt)
-        ) {
-            // What comes of it is sent, whoever holds the lease.
-            world.with(|inner| inner.is_uncovered = true);
-        }
         let before = self.own_commits(world);
         let known = state.positions().any(|p| Some(p.checksum) == self.db.state());
         self.check_reverted(world, &history, verdict, said, recorded.as_ref(), known);

@@ -13,7 +13,7 @@ use crate::lease::{Holder, Tenant, Terms, Time};
 
 use super::opening::Said;
 
-const LIFE: Duration = Duration::from_secs(30);
+pub const LIFE: Duration = Duration::from_secs(30);
 /// Times that a node is rolled forward to the head before it gives up.
 const TRIES: u32 = 3;
 
@@ -222,8 +222,7 @@ impl Node {
 
     /// Who holds the lease, and has made the first txid under it, is fenced by nobody who had it before.
     pub fn check_not_holder(&self, world: &World) {
-        let is_covered = world.with(|inner| inner.plan.leases && !inner.is_uncovered);
-        if !is_covered || !self.holds_lease(world) {
+        if !world.with(|inner| inner.plan.leases) || !self.holds_lease(world) {
             return;
         }
         let newest = world.with(|inner| inner.epochs.last().copied());

@@ -12,6 +12,8 @@ use crate::testing::mutation::Mutation;
 const SCHEDULES: u64 = 20_000;
 /// Schedules in which the checker must find a rule that is not kept.
 const MUTANT_SCHEDULES: u64 = 100_000;
+/// A run goes on until so many schedules broke something.
+const BROKEN_MAX: usize = 20;
 /// From so many on everything that can happen happens.
 const COMPLETE_SCHEDULES: u64 = 5000;
 
@@ -53,14 +55,23 @@ fn tell(which: Which, failed: &Failed) -> String {
 fn quarter(index: u64) {
     let count = number("PROTOCOL_SCHEDULES", SCHEDULES) / 4;
     let folder = scratch(&format!("quarter-{index}"));
-    let mut counts = Counts::default();
+    let (mut counts, mut broken) = (Counts::default(), Vec::new());
     for seed in index * count..(index + 1) * count {
         match run(plain(seed), &folder, false) {
             Ok(one) => counts.take_in(&one),
-            Err(failed) => panic!("{}", tell(plain(seed), &failed)),
+            Err(failed) => {
+                println!("schedule {seed} breaks the protocol: {}", failed.why);
+                broken.push(failed);
+            }
+        }
+        if broken.len() == BROKEN_MAX {
+            break;
         }
     }
     println!("{counts}");
+    if let Some(failed) = broken.first() {
+        panic!("{} in all; the first:\n{}", broken.len(), tell(plain(failed.seed), failed));
+    }
     let missing = counts.missing();
     assert!(
         missing.is_empty() || count < COMPLETE_SCHEDULES,
@@ -177,6 +188,7 @@ fn survey() {
             Ok(one) => counts.take_in(&one),
             Err(failed) => {
                 let kind: String = failed.why.chars().filter(|c| !c.is_ascii_hexdigit()).take(60).collect();
+                println!("schedule {seed} breaks the protocol: {}", failed.why);
                 kinds.entry(kind).or_insert((seed, 0, failed.why)).1 += 1;
             }
         }

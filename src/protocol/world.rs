@@ -58,8 +58,6 @@ pub struct Inner {
     pub is_quiet: bool,
     /// What each node shows its writers of the lease.
     pub terms: Vec<Option<Permit>>,
-    /// Something went on that no lease covers: by hand, or in doubt.
-    pub is_uncovered: bool,
     /// Who began to write under an epoch.
     pub epochs: Vec<(u64, usize)>,
     /// How far the clock of each node is off.
@@ -86,7 +84,6 @@ impl World {
             is_quiet: false,
             terms: vec![None; plan.nodes],
             epochs: Vec::new(),
-            is_uncovered: false,
             skews: vec![0; plan.nodes],
             next_inode: 1,
             random,

@@ -8,7 +8,7 @@ use super::rights::{Leasehold, Rights, Shown};
 use crate::clock::Deadline;
 use crate::database::followed::Database;
 use crate::error::{Error, Result};
-use crate::lease::Time;
+use crate::lease::{Fixed, Time};
 
 /// Longest wait of a write for the answer whether the lease is free.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -46,6 +46,50 @@ impl Database {
     pub fn go_on_with_lease(self: &Arc<Self>) -> Result<()> {
         let is_carried = self.leasehold().is_some_and(|leasehold| leasehold.shown.lock().carries(TIME.now()));
         if is_carried && self.connections.has_locked_writer() { Ok(()) } else { self.pass_lease() }
+    }
+
+    /// Returns when changes may be sent that are found by comparing every page: a program without the extension may have made
+    /// them, and would fence the holder of the lease. With `auto` it is asked for.
+    ///
+    /// # Errors
+    /// `Busy` when they must wait for the lease.
+    pub(in crate::database) fn pass_healing(self: &Arc<Self>) -> Result<()> {
+        if !self.heals_later() {
+            return Ok(());
+        }
+        if let Some(leasehold) = self.leasehold().filter(|leasehold| leasehold.is_auto) {
+            self.want_lease_soon(leasehold);
+        }
+        let then = match (&self.rights, self.leasehold().map(|leasehold| leasehold.is_auto)) {
+            (_, Some(true)) => "they are sent as soon as the lease is to be had",
+            (_, Some(false)) => "SELECT replica_lease_acquire() asks for it, and sends them",
+            _ => "only the primary sends changes",
+        };
+        Err(Error::busy(format!(
+            "{} has changes that were made without the lease, perhaps by a program without this extension, and that are not sent              without it: {then}",
+            self.path.display()
+        )))
+    }
+
+    /// Changes of unknown origin wait for a lease that is not held here.
+    pub(in crate::database) fn heals_later(&self) -> bool {
+        let may_send = match &self.rights {
+            Rights::All | Rights::Fixed(Fixed::Here) => true,
+            Rights::Fixed(Fixed::Elsewhere(_)) => false,
+            Rights::Leased(_) => self.has_permit(),
+        };
+        !may_send && self.noted.is_all()
+    }
+
+    /// Has the worker ask for the lease, and waits for nothing.
+    fn want_lease_soon(self: &Arc<Self>, leasehold: &Leasehold) {
+        let mut shown = leasehold.shown.lock();
+        if shown.is_handed_over || shown.is_leaving || shown.asked > shown.answered {
+            return;
+        }
+        shown.asked += 1;
+        drop(shown);
+        self.schedule_lease(Instant::now());
     }
 
     /// Why a transaction that nobody can ask for its lease is refused.
