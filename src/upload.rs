@@ -264,7 +264,9 @@ impl Uploader {
         let mut others = self.client.list_all()?;
         others.retain(|other| !other.same_object(file));
         if others.is_empty() {
-            if self.newest.is_none() && sealed.txid == Txid::FIRST {
+            // Also where it was found before, and something else failed before it was acknowledged.
+            let is_first = self.newest.as_ref().is_none_or(|newest| newest.same_object(file));
+            if is_first && sealed.txid == Txid::FIRST {
                 return Ok(Outcome::Stored);
             }
             // The only object of an emptied replica: it starts nothing that could be restored.

@@ -189,8 +189,15 @@ impl Engine {
                 }
                 Err(error) => Err(error),
             };
-            let Some(sealed) = sealed.inspect_err(|_| db.state.set_open_txid(next))? else {
+            if !matches!(sealed, Ok(Some(_))) {
                 db.state.set_open_txid(next);
+            }
+            // What was stored before is, whatever became of this one.
+            let sealed = match sealed {
+                Err(error) => return self.acknowledge(db).and(Err(error)),
+                Ok(sealed) => sealed,
+            };
+            let Some(sealed) = sealed else {
                 db.noted.settle();
                 db.healed();
                 self.acknowledge(db)?;

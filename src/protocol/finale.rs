@@ -50,9 +50,11 @@ impl Node {
         if world.with(|inner| inner.plan.leases) {
             // Whoever holds the lease, it ends; what waits for one is sent under the next.
             world.with(|inner| inner.advance(3 * LIFE.as_millis() as i64));
-            self.tend_lease(world);
         }
         for _ in 0..CYCLES {
+            if world.with(|inner| inner.plan.leases) && !self.holds_lease(world) {
+                self.tend_lease(world);
+            }
             self.try_work(world);
         }
         match self.phase() {

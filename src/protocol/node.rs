@@ -253,6 +253,7 @@ impl Node {
             return self.acknowledge(world);
         }
         if leases && session.noted.is_all() && session.tenant.permit().is_none() {
+            self.acknowledge(world)?;
             return Err(Error::busy("changes of unknown origin wait for the lease"));
         }
         self.mark()?;
