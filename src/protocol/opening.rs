@@ -393,8 +393,10 @@ impl Node {
         };
         let head = history.head.and_then(|head| head.header.proof).map(|proof| proof.post);
         let unsent = history.following.iter().map(|sealed| sealed.proof.post);
-        // Also what is acknowledged to somebody a moment later: of the head, and of files that are sent before this state.
-        let given_up = not_here(&mut head.into_iter().chain(unsent));
+        // Also what is acknowledged to somebody a moment later: of the head, of files that are sent before this state, and
+        // where the log stands, when the store is silent.
+        let noted = recorded.map(|recorded| recorded.position.checksum);
+        let given_up = not_here(&mut head.into_iter().chain(unsent).chain(noted));
         let lost = not_here(&mut head.into_iter());
         let reverted = world.with(|inner| inner.checker.owed()).common(lost);
         let is_by_hand = self.by_hand || said.on_behind == OnBehind::Keep || verdict == Verdict::Continue;
