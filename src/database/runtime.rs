@@ -382,16 +382,19 @@ fn leave(database: &Database, live: &LiveFiles) {
     } else {
         tag == database.state.tag()
     };
-    // The marks outlast a loss of power, so what they speak of must, whatever `synchronous` says.
-    if ours && live.base().sync().is_ok() && FileStat::of(&database.path).is_ok_and(|after| after == stat) {
+    // The marks outlast a loss of power, so what they speak of must, whatever `synchronous` says: the file, and each group, as
+    // nobody looks for damaged ones where the mark is clean.
+    let is_durable = database.log.make_all_durable().is_ok();
+    if ours
+        && is_durable
+        && live.base().sync().is_ok()
+        && FileStat::of(&database.path).is_ok_and(|after| after == stat)
+    {
         database.state.set_cycle(None);
         database.state.set_clean(Some(&stat));
         if database.noted.is_empty() {
             database.state.set_synced(database.log.recorded().ok().flatten().map(|r| r.position.txid));
         }
-    }
-    if let Some(newest) = database.log.txids().ok().and_then(|t| t.last().copied()) {
-        let _ = database.log.make_durable(newest);
     }
     // A mark that does not last costs a scan at the next open, no more.
     let _ = database.noted.sync();

@@ -82,7 +82,7 @@ impl Checker {
         self.history.clear();
         self.false_ones.clear();
         self.newest = 0;
-        self.waived = self.acknowledged;
+        self.waived = self.waived.and(self.acknowledged);
     }
 
     /// The store lost names that nobody had made last.

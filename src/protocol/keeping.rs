@@ -12,7 +12,12 @@ use crate::upkeep::{DatabaseAt, Keeper};
 
 impl Node {
     pub fn try_keep(&mut self, world: &World) {
-        if self.is_writable() && (!world.with(|inner| inner.plan.leases) || self.holds_lease(world)) {
+        // The product keeps a replica once it has acknowledged something itself.
+        let is_reached = self.session.as_ref().is_some_and(|session| session.uploader.is_some());
+        if is_reached
+            && self.is_writable()
+            && (!world.with(|inner| inner.plan.leases) || self.holds_lease(world))
+        {
             let result = self.keep(world);
             self.told(world, "keeps the replica", result);
         }

@@ -321,7 +321,11 @@ impl Node {
         match outcome {
             Outcome::Stored => {
                 world.count(What::Stored);
-                if let Some(before) = session.stored.replace(txid) {
+                // What a person decided is in the history with everything that is noted.
+                let is_all = session.noted.is_empty();
+                let before = session.stored.replace(txid);
+                self.by_hand &= !is_all;
+                if let Some(before) = before {
                     self.acknowledged(world, before);
                 }
                 Ok(true)
@@ -519,15 +523,17 @@ impl Node {
     fn leave(&mut self) -> Result<()> {
         self.db.sync();
         let stat = self.db.stat();
-        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(session) = &self.session else { return Ok(()) };
+        for txid in session.log.txids()? {
+            self.make_durable(txid)?;
+        }
+        let session = self.session()?;
         session.state.set_cycle(None);
         session.state.set_clean(Some(&stat));
         if session.noted.is_empty() {
             session.state.set_synced(session.log.recorded()?.map(|r| r.position.txid));
         }
         session.sent.clear()?;
-        let newest = session.log.txids()?.last().copied();
-        newest.map_or(Ok(()), |newest| self.make_durable(newest))?;
         if let Some(session) = &self.session {
             session.noted.sync()?;
             session.state.sync()?;

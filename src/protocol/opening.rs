@@ -173,7 +173,12 @@ impl Node {
         }
         self.finish(world, settlement, state, noted, verdict, l0)?;
         self.check_kept(world, verdict, before);
-        self.by_hand = false;
+        // It stands until the replica has what comes of it, also where the process ends before.
+        self.by_hand |= said.on_behind == OnBehind::Keep;
+        self.by_hand &= matches!(
+            verdict,
+            Verdict::LocalWins | Verdict::Continue | Verdict::GoOn(Base::Changed | Base::Doubt)
+        );
         Ok(verdict)
     }
 

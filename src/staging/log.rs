@@ -328,6 +328,19 @@ impl Log {
         durable::sync_folder(durable::parent(&path))
     }
 
+    /// The same of every sealed group that is there.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn make_all_durable(&self) -> Result<()> {
+        let txids = self.txids()?;
+        for &txid in &txids {
+            let path = self.path_of(txid);
+            durable::sync_file(&File::open(&path).map_err(|e| Error::io("open", &path, e))?, &path)?;
+        }
+        txids.first().map_or(Ok(()), |&txid| durable::sync_folder(durable::parent(&self.path_of(txid))))
+    }
+
     /// After a loss of power: removes the groups that are not whole, whichever they are. Returns how many.
     ///
     /// # Errors
