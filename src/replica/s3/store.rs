@@ -22,6 +22,10 @@ use crate::types::Timestamp;
 
 /// Pages of one listing, 1,000 objects each.
 const PAGES_MAX: u32 = 100_000;
+/// Objects of one listing: years of work of thousands of databases, a few GiB of memory.
+const OBJECTS_MAX: usize = 10_000_000;
+/// Pages in a row that hold nothing: versions and markers that were deleted may fill some.
+const EMPTY_PAGES_MAX: u32 = 1_000;
 /// How often a look is tried, and the pause after the first failure, which each further one doubles.
 const LOOKS_MAX: u32 = 4;
 const BROKE_OFF: Duration = Duration::from_millis(50);
@@ -100,10 +104,11 @@ impl Store {
     /// Every object whose key begins so, in the store's order, and the store's clock when it began.
     ///
     /// # Errors
-    /// `NotFound` for a missing bucket; `Corrupt` for what is no listing.
+    /// `NotFound` for a missing bucket; `Corrupt` for what is no listing, or one that does not come to an end.
     pub fn list(&self, prefix: &str) -> Result<(Vec<Listed>, Option<Timestamp>)> {
         let (mut objects, mut began) = (Vec::new(), None);
         let mut next: Option<String> = None;
+        let mut empty = 0;
         for _ in 0..PAGES_MAX {
             let mut query = vec![("list-type", "2"), ("prefix", prefix)];
             query.extend(next.as_deref().map(|token| ("continuation-token", token)));
@@ -114,13 +119,21 @@ impl Store {
             })?;
             began = began.or(date);
             let page = answer::listing(&text)?;
+            empty = if page.objects.is_empty() { empty + 1 } else { 0 };
             objects.extend(page.objects);
-            next = page.next;
-            if next.is_none() {
+            if page.next.is_none() {
                 return Ok((objects, began));
             }
+            let goes_on = page.next != next && empty < EMPTY_PAGES_MAX && objects.len() < OBJECTS_MAX;
+            if !goes_on {
+                break;
+            }
+            next = page.next;
         }
-        Err(Error::new(Kind::Io, format!("{self}/{prefix} has more than {PAGES_MAX} pages of objects")))
+        Err(Error::corrupt(format!(
+            "the store's listing of {self}/{prefix} does not come to an end: {} objects so far",
+            objects.len()
+        )))
     }
 
     fn looked<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
