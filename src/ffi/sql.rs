@@ -76,9 +76,13 @@ impl Connection<'_> {
     /// The version of the SQLite that calls us, as `3.53.2`.
     #[must_use]
     pub fn sqlite_version(&self) -> String {
-        // SAFETY: takes no argument.
-        let number = unsafe { (self.api().libversion_number)() };
+        let number = self.version_number();
         format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
+    }
+
+    fn version_number(&self) -> c_int {
+        // SAFETY: takes no argument.
+        unsafe { (self.api().libversion_number)() }
     }
 
     /// Nobody began a transaction by name.
@@ -200,7 +204,7 @@ pub fn register_function(
     body: ScalarBody,
 ) -> Result<()> {
     let c_name = c_string(name)?;
-    let direct_only = if trust == Trust::DirectOnly { sys::SQLITE_DIRECTONLY } else { 0 };
+    let direct_only = if trust == Trust::DirectOnly { direct_only(connection.version_number()) } else { 0 };
     for arguments in min..=max {
         let function = Box::into_raw(Box::new(Function { body }));
         // SAFETY: c3ref/create_function.html; the box goes to `destroy`, which SQLite also calls on failure.
@@ -222,6 +226,18 @@ pub fn register_function(
         }
     }
     Ok(())
+}
+
+/// What keeps a function from being called by a schema.
+///
+/// SQLite 3.40 enforces SQLITE_DIRECTONLY in a CHECK constraint for deterministic functions only, 3.53 for all (`resolve.c`:
+/// where it notes that a call comes from a schema). Nothing is computed ahead for that word: a call with constant arguments
+/// is made when it is reached, once in a run of its statement. SQLite before 3.34 would make it before the first row, wanted
+/// or not: there a constraint stays a way in.
+fn direct_only(sqlite_version: c_int) -> c_int {
+    const MADE_WHEN_REACHED: c_int = 3_034_000;
+    let once = if sqlite_version >= MADE_WHEN_REACHED { sys::SQLITE_DETERMINISTIC } else { 0 };
+    sys::SQLITE_DIRECTONLY | once
 }
 
 pub(super) fn refused(what: &str, name: &str, rc: c_int) -> Error {
