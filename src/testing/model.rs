@@ -72,7 +72,7 @@ impl World {
         for name in ["live", "twin", "replica", "out"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let now = Now { open: vec![], journal: setting.journal.into() };
+        let now = Now { open: vec![], journal: setting.journal.into(), away: false };
         let workload = Workload::new(seed, setting);
         let watched = seed.is_multiple_of(2);
         World {
@@ -102,6 +102,9 @@ impl World {
                 // Somebody else may still be in the way.
                 self.sql(on, if self.now.journal == "off" { "COMMIT" } else { "ROLLBACK" });
             }
+        }
+        if self.now.away {
+            self.store(false);
         }
         self.sync();
         self.close_all();
@@ -189,7 +192,21 @@ impl World {
             }
             Step::Backup(on, page_size) => self.backup(*on, *page_size),
             Step::Sync => self.sync(),
+            Step::Store(away) => self.store(*away),
         }
+    }
+
+    /// The folders of the replicas go away, or come back.
+    fn store(&mut self, away: bool) {
+        self.trace.push(format!("the store is {}", if away { "away" } else { "back" }));
+        for file in &self.files {
+            let aside = file.replica.with_extension("away");
+            let (from, to) = if away { (&file.replica, &aside) } else { (&aside, &file.replica) };
+            // Before the first open there is none.
+            let moved = !from.exists() || std::fs::rename(from, to).is_ok();
+            assert!(moved, "{} cannot be moved", from.display());
+        }
+        self.now.away = away;
     }
 
     fn sql(&mut self, on: usize, sql: &str) {
@@ -265,6 +282,9 @@ impl World {
 
     fn sync(&mut self) {
         self.trace.push("sync".into());
+        if self.now.away {
+            return self.sync_in_vain();
+        }
         for at in 0..self.files.len() {
             let schema = self.files[at].schema;
             let Connection::Here(engine) = &self.live[0] else { unreachable!("the first is ours") };
@@ -284,6 +304,19 @@ impl World {
             self.trace.push(format!("{schema} is at {txid}"));
             self.files[at].saved.insert(txid, image);
             self.compare_rows(schema);
+        }
+    }
+
+    /// While the store is away nothing is acknowledged that was not before.
+    fn sync_in_vain(&self) {
+        for file in &self.files {
+            let Connection::Here(engine) = &self.live[0] else { unreachable!("the first is ours") };
+            let answer = engine.value(&format!("SELECT replica_sync(0.05, '{}')", file.schema));
+            if let Ok(Value::Integer(txid)) = answer {
+                let stored = FileReplica::at(file.replica.with_extension("away")).list(Level::CAPTURED);
+                let is_there = stored.unwrap_or_default().iter().any(|f| f.range.max.get() == txid as u64);
+                assert!(is_there, "txid {txid} is acknowledged, and the store was away");
+            }
         }
     }
 
@@ -386,14 +419,17 @@ fn differing(one: &[u8], other: &[u8]) -> (usize, Vec<usize>) {
     (at.len() + one.len().abs_diff(other.len()) / 512, at.into_iter().take(4).collect())
 }
 
-/// Runs a setting with as many seeds as are asked for: `MODEL_SEED` one of them, `MODEL_RUNS` so many, else `few`.
+/// Runs a setting with as many seeds as are asked for: `MODEL_RUNS` so many, else `few`; from `MODEL_SEED` on, which
+/// alone is one.
 pub fn run(setting: Setting, few: u64) {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
-    let seeds = match number("MODEL_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("MODEL_RUNS").unwrap_or(few),
+    let number = |name| {
+        let text = std::env::var(name).ok().filter(|text| !text.is_empty());
+        text.map(|text| text.parse::<u64>().expect(name))
     };
-    for seed in seeds {
+    let (first, runs) = (number("MODEL_SEED"), number("MODEL_RUNS"));
+    let count = runs.unwrap_or(if first.is_some() { 1 } else { few });
+    let first = first.unwrap_or(0);
+    for seed in first..first + count {
         World::new(seed, setting).run();
     }
 }

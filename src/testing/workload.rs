@@ -19,6 +19,8 @@ pub struct Setting {
     pub attached: bool,
     /// Who else writes, without the extension.
     pub foreign: Foreign,
+    /// The store goes away for a while, again and again.
+    pub faults: bool,
     pub steps: u32,
 }
 
@@ -41,6 +43,8 @@ pub enum Step {
     /// The backup interface writes a small database of this page size over main.
     Backup(usize, u32),
     Sync,
+    /// The store is away from here on, or back.
+    Store(bool),
 }
 
 /// What the generator must know of the run.
@@ -48,6 +52,8 @@ pub struct Now {
     /// By connection, whether a transaction is open.
     pub open: Vec<bool>,
     pub journal: String,
+    /// The store does not answer.
+    pub away: bool,
 }
 
 pub struct Workload {
@@ -103,6 +109,9 @@ impl Workload {
     }
 
     pub fn step(&mut self, now: &Now) -> Step {
+        if self.setting.faults && self.below(if now.away { 6 } else { 12 }) == 0 {
+            return Step::Store(!now.away);
+        }
         let on = self.below(now.open.len() as u64) as usize;
         let off = now.journal == "off";
         let quiet = now.open.iter().all(|open| !open);
@@ -115,7 +124,7 @@ impl Workload {
                 8 => Step::Sql(on, format!("RELEASE s{}", self.below(3))),
                 9 if !off => Step::Sql(on, format!("ROLLBACK TO s{}", self.below(3))),
                 10 if now.journal == "wal" => Step::Sync,
-                11 if !off && alone && self.below(3) == 0 => Step::Reopen(on),
+                11 if !off && alone && !now.away && self.below(3) == 0 => Step::Reopen(on),
                 _ => Step::Sql(on, self.change(off)),
             };
         }
@@ -137,8 +146,8 @@ impl Workload {
                 let mode = self.one_of(&["delete", "truncate", "persist", "memory", "wal", "wal", "wal"]);
                 Step::Sql(on, format!("PRAGMA journal_mode={mode}"))
             }
-            20 if quiet => Step::Reopen(on),
-            21 if quiet => Step::ReopenAll,
+            20 if quiet && !now.away => Step::Reopen(on),
+            21 if quiet && !now.away => Step::ReopenAll,
             22 if self.below(2) == 0 => Step::Backup(on, 512 << self.below(8)),
             23 => Step::Sql(on, format!("PRAGMA user_version={}", self.below(1000))),
             24 => Step::Sql(on, format!("PRAGMA cache_size={}", self.one_of(&["1", "5", "100"]))),

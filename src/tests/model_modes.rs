@@ -1,6 +1,6 @@
 //! Model tests of each journal mode: seeded random SQL beside plain SQLite, where every txid restores.
 //!
-//! `MODEL_RUNS` sets the number of seeds of each test, `MODEL_SEED` runs one of them.
+//! `MODEL_RUNS` sets the number of seeds of each test, `MODEL_SEED` the first; alone, it runs that one.
 
 use crate::testing::model;
 use crate::testing::workload::{Foreign, Setting};
@@ -15,6 +15,7 @@ const ONE: Setting = Setting {
     connections: 1,
     attached: false,
     foreign: Foreign::Nobody,
+    faults: false,
     steps: 60,
 };
 
@@ -101,4 +102,19 @@ fn model_foreign_process_is_followed_in_delete() {
 #[test]
 fn model_foreign_process_is_followed_in_wal() {
     model::run(Setting { journal: "wal", foreign: Foreign::Process, ..ONE }, FEW);
+}
+
+#[test]
+fn model_store_that_goes_away_gets_everything_in_the_end_in_delete() {
+    model::run(Setting { journal: "delete", faults: true, connections: 2, ..ONE }, FEW);
+}
+
+#[test]
+fn model_store_that_goes_away_gets_everything_in_the_end_in_wal() {
+    model::run(Setting { journal: "wal", faults: true, connections: 2, ..ONE }, FEW);
+}
+
+#[test]
+fn model_store_that_goes_away_gets_everything_in_the_end_through_switches() {
+    model::run(Setting { switches: true, faults: true, connections: 2, ..ONE }, FEW);
 }
