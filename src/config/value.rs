@@ -23,7 +23,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     let (whole, fraction) = number.split_once('.').map_or((number, None), |(w, f)| (w, Some(f)));
     let fraction = fraction.unwrap_or("0");
     if whole.is_empty()
-        || whole.len() > 12
+        || whole.len() > 15
         || fraction.is_empty()
         || fraction.len() > 9
         || fraction.contains('.')
@@ -98,6 +98,8 @@ mod tests {
             assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
             assert_eq!(duration(&show_duration(Duration::from_millis(millis))), duration(text), "{text}");
         }
+        let long = Duration::from_millis(1_598_399_999_999);
+        assert_eq!(duration(&show_duration(long)), Some(long), "50 years to the millisecond");
         assert_eq!(duration("7"), Some(Duration::from_secs(7)), "a bare number is seconds");
         assert_eq!(duration("0.5"), Some(Duration::from_millis(500)));
         assert_eq!(duration("1.25h"), Some(Duration::from_secs(4500)));
