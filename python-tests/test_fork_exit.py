@@ -272,3 +272,35 @@ def test_sqlite_that_is_too_old_is_refused(extension, tmp_path):
     done = subprocess.run(command, env=harness.clean_environment(LD_PRELOAD=shim), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "3.30.1" in done.stderr and "3.31.0" in done.stderr, done.stderr
+
+
+def test_last_close_does_not_wait_for_what_cannot_come(extension, tmp_path):
+    (tmp_path / "none.db").write_text("This is no database. " * 100)
+    script = """
+load()
+uri = f"file:{folder}/none.db?vfs=replvfs&replica=file://{folder}/none&replica_flush_timeout=1h"
+c = sqlite3.connect(uri, uri=True)
+try:
+    c.execute("SELECT * FROM sqlite_master")
+except sqlite3.DatabaseError as error:
+    print(error)
+c.close()
+print("closed")
+"""
+    printed = python(extension, tmp_path, script, timeout=60).splitlines()
+    assert printed == ["file is not a database", "closed"]
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_closed_database_leaves_no_descriptor(extension, tmp_path, journal):
+    script = f"""
+load()
+for n in range(100):
+    c = connect("app")
+    fill(c, "{journal}", rows=1)
+    c.close()
+    targets = [os.path.realpath("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd")]
+    left = [target for target in targets if target.startswith(folder + "/app.db")]
+    assert not left, (n, left)
+"""
+    python(extension, tmp_path, script)

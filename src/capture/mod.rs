@@ -78,6 +78,10 @@ pub trait WalView {
     fn find(&self, pages: &[Pgno], mx_frame: u32, frames: &mut Vec<Option<u32>>) -> Result<(), ()>;
     /// Last frame that a checkpoint may have copied into the database file.
     fn backfill_attempted(&self) -> Option<u32>;
+    /// Last frame that is in the database file for certain, where that is known.
+    fn backfilled(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Reads of the live files, without locks.

@@ -116,7 +116,8 @@ impl Reader<'_> {
         Ok(all.then_some(exact))
     }
 
-    /// Each page from its last frame, else from the database file. `false`: the WAL holds it no more.
+    /// Each page from its last frame, else from the database file, also where the WAL was cut after a checkpoint copied
+    /// all of it. `false`: the WAL holds it no more.
     fn read_chunk(
         &self,
         chunk: &[Pgno],
@@ -137,7 +138,11 @@ impl Reader<'_> {
                 Some(frame)
                     if self.work.files.read_wal(wal::page_offset(frame, size), bytes)? < bytes.len() =>
                 {
-                    return Ok(false);
+                    // A last close that keeps the WAL cuts it, and says nothing of it in the wal-index.
+                    if self.view.backfilled().is_none_or(|done| done < frame) {
+                        return Ok(false);
+                    }
+                    self.work.read_database(&chunk[from..to], shape, bytes)?;
                 }
                 Some(_) => {}
                 None => self.work.read_database(&chunk[from..to], shape, bytes)?,
@@ -199,6 +204,7 @@ mod tests {
         state: &'a State,
         /// Instead of a restart, the connection behind the view closes.
         closes: bool,
+        backfilled: u32,
     }
 
     impl WalView for Restarting<'_> {
@@ -222,7 +228,10 @@ mod tests {
             Ok(())
         }
         fn backfill_attempted(&self) -> Option<u32> {
-            Some(0)
+            Some(self.backfilled)
+        }
+        fn backfilled(&self) -> Option<u32> {
+            Some(self.backfilled)
         }
     }
 
@@ -248,47 +257,80 @@ mod tests {
         }
     }
 
+    /// The same, and somebody cut the WAL.
+    struct Cut;
+
+    impl Files for Cut {
+        fn read_database(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+            Ones.read_database(offset, buffer)
+        }
+        fn database_size(&self) -> Result<u64> {
+            Ones.database_size()
+        }
+        fn wal_size(&self) -> Result<u64> {
+            Ok(0)
+        }
+        fn read_wal(&self, _: u64, _: &mut [u8]) -> Result<usize> {
+            Ok(0)
+        }
+    }
+
+    /// Page 2 is noted, and whoever restarts the WAL has seen to that.
+    fn collect(
+        files: &dyn Files,
+        (at_look, closes, backfilled): (u32, bool, u32),
+        then: impl FnOnce(Result<Collected>, &NotedSet),
+    ) {
+        let dir = Folder::new();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        let noted = NotedSet::open(&dir.path().join("noted")).unwrap();
+        let mut checksums = PageChecksums::open(&dir.path().join("checksums")).unwrap();
+        let page_size = PageSize::new(SIZE as u32).unwrap();
+        checksums.reserve(3).unwrap();
+        let zero = |n: u32| Pgno::new(n).map(|p| (p, page_checksum(p, &[0; SIZE]))).unwrap();
+        checksums.apply(page_size, 3, (1..=3).map(zero));
+        let position = Position { txid: Txid::FIRST, checksum: Checksum::EMPTY };
+        let recorded = Recorded { position, page_size, page_count: 3, timestamp: Timestamp(0) };
+        noted.note(Pgno::new(2).unwrap());
+        state.set_cycle(Some(if at_look > 1 || closes { 5 } else { 6 }));
+        let view = Restarting { looks: Cell::new(0), at_look, state: &state, closes, backfilled };
+        let base = Base { recorded: Some(recorded), checksums: &checksums };
+        let reader = Reader {
+            work: Work { files, noted: &noted, state: &state, base, page_size: None, folder: dir.path() },
+            view: &view,
+            notes: &WalNotes::default(),
+            cold: &|| {},
+        };
+        then(reader.collect(), &noted);
+    }
+
+    fn numbers(pages: &PageBuffer) -> Vec<u32> {
+        pages.checksums().map(|(p, _)| p.get()).collect()
+    }
+
     #[test]
     fn noted_page_survives_a_restart_of_the_wal_at_any_look() {
         for (at_look, closes) in (1..12).flat_map(|look| [(look, false), (look, true)]) {
-            let dir = Folder::new();
-            let state = State::open(&dir.path().join("state")).unwrap();
-            let noted = NotedSet::open(&dir.path().join("noted")).unwrap();
-            let mut checksums = PageChecksums::open(&dir.path().join("checksums")).unwrap();
-            let page_size = PageSize::new(SIZE as u32).unwrap();
-            checksums.reserve(3).unwrap();
-            let zero = |n: u32| Pgno::new(n).map(|p| (p, page_checksum(p, &[0; SIZE]))).unwrap();
-            checksums.apply(page_size, 3, (1..=3).map(zero));
-            let position = Position { txid: Txid::FIRST, checksum: Checksum::EMPTY };
-            let recorded = Recorded { position, page_size, page_count: 3, timestamp: Timestamp(0) };
-            // What the one who restarts notes before.
-            noted.note(Pgno::new(2).unwrap());
-            state.set_cycle(Some(if at_look > 1 || closes { 5 } else { 6 }));
-            let view = Restarting { looks: Cell::new(0), at_look, state: &state, closes };
-            let base = Base { recorded: Some(recorded), checksums: &checksums };
-            let reader = Reader {
-                work: Work {
-                    files: &Ones,
-                    noted: &noted,
-                    state: &state,
-                    base,
-                    page_size: None,
-                    folder: dir.path(),
-                },
-                view: &view,
-                notes: &WalNotes::default(),
-                cold: &|| {},
-            };
-            let pages = match reader.collect() {
-                Ok(Collected::Pages(pages, _)) => pages,
+            collect(&Ones, (at_look, closes, 0), |collected, noted| match collected {
+                Ok(Collected::Pages(pages, _)) => {
+                    assert_eq!(numbers(&pages), [2], "restart at look {at_look}");
+                }
                 Ok(Collected::NotNow(NotNow::Outrun)) if closes => {
                     assert_eq!(noted.take(true).pages, [Pgno::new(2).unwrap()], "closed at look {at_look}");
-                    continue;
                 }
                 _ => panic!("restart at look {at_look}: the noted page is lost"),
-            };
-            let found: Vec<u32> = pages.checksums().map(|(p, _)| p.get()).collect();
-            assert_eq!(found, [2], "restart at look {at_look}");
+            });
         }
+    }
+
+    #[test]
+    fn wal_that_was_cut_is_read_where_a_checkpoint_copied_it() {
+        collect(&Cut, (u32::MAX, false, 1), |collected, _| match collected {
+            Ok(Collected::Pages(pages, _)) => assert_eq!(numbers(&pages), [2]),
+            _ => panic!("copied, and not found"),
+        });
+        collect(&Cut, (u32::MAX, false, 0), |collected, _| {
+            assert!(matches!(collected, Ok(Collected::NotNow(NotNow::Outrun))), "it was not copied");
+        });
     }
 }

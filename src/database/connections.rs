@@ -1,7 +1,7 @@
 //! The connections of this process to one database: what they have mapped, and what they hold.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::followed::Database;
 use super::shm_wal::ShmWal;
@@ -85,9 +85,24 @@ impl Drop for AsWriter<'_> {
 pub struct Connections {
     // Guards the table; never held across I/O.
     inner: Mutex<Inner>,
+    /// How many hold RESERVED, in rollback modes: one, or none.
+    reserved: AtomicUsize,
 }
 
 impl Connections {
+    /// A connection of this process has a transaction open that may write, in a rollback mode.
+    pub fn set_reserved(&self, is_reserved: bool) {
+        if is_reserved {
+            self.reserved.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.reserved.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_reserved(&self) -> bool {
+        self.reserved.load(Ordering::Relaxed) > 0
+    }
+
     pub fn add(&self, wal: Arc<ShmWal>) -> ConnectionId {
         let mut inner = self.inner.lock();
         inner.next += 1;

@@ -105,7 +105,7 @@ impl Engine {
     /// # Errors
     /// A fault of the disk or the store: try again after a pause.
     pub fn cycle(&mut self, db: &Arc<Database>) -> Result<Cycle> {
-        if self.live.base().has_moved() {
+        if self.lock.is_some() && self.live.base().has_moved() {
             db.end(
                 Phase::Refused,
                 "the database file was renamed, replaced or deleted while it was open; reopen it to go on",
@@ -244,6 +244,9 @@ impl Engine {
                 self.busy += 1;
                 let unknown = db.connections.exclusive() == Some(Writing::Unknown);
                 db.tickets.hindered(if unknown { UNKNOWN_END } else { BUSY });
+                if db.connections.is_reserved() {
+                    db.tickets.is_hopeless(look.ticket);
+                }
                 Cycle::Later(SOON)
             }
             NotNow::Unreadable => {
@@ -255,6 +258,7 @@ impl Engine {
                 if db.notices().last_error.as_ref() != Some(&text) {
                     db.notices().error(text);
                 }
+                db.tickets.is_hopeless(look.ticket);
                 Cycle::Later(UNREADABLE)
             }
             NotNow::Outrun => {

@@ -33,7 +33,8 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// The handles for reading.
 pub struct LiveFiles {
-    base: BaseFile,
+    /// `None` once the database is closed.
+    base: Option<BaseFile>,
     wal_path: PathBuf,
     // Guards the descriptor of the WAL, which is open while it is read only: a thousand databases are many descriptors.
     wal: Mutex<Option<File>>,
@@ -41,11 +42,16 @@ pub struct LiveFiles {
 
 impl LiveFiles {
     pub fn new(base: BaseFile, database: &Path) -> LiveFiles {
-        LiveFiles { base, wal_path: beside(database, "-wal"), wal: Mutex::new(None) }
+        LiveFiles { base: Some(base), wal_path: beside(database, "-wal"), wal: Mutex::new(None) }
     }
 
     pub fn base(&self) -> &BaseFile {
-        &self.base
+        self.base.as_ref().expect("BUG: the database is closed")
+    }
+
+    /// Gives the handle back with the last connection, however long somebody looks at the rest.
+    pub fn close(&mut self) {
+        self.base = None;
     }
 
     /// Opens the WAL that is there now; call it before a series of reads.
@@ -111,11 +117,11 @@ pub fn is_hot(journal: &File, path: &Path) -> Result<bool> {
 
 impl Files for LiveFiles {
     fn read_database(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.base.read(offset, buffer)
+        self.base().read(offset, buffer)
     }
 
     fn database_size(&self) -> Result<u64> {
-        self.base.size()
+        self.base().size()
     }
 
     fn read_wal(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -160,7 +166,7 @@ impl LiveQuiet<'_> {
             Some(Writing::Unknown) => Ok(true),
             // It may have rolled back, which it tells nobody; but then it has put the journal away.
             Some(Writing::Journaled) => journal_is_hot(self.path),
-            None => self.files.base.check_reserved(),
+            None => self.files.base().check_reserved(),
         }
     }
 

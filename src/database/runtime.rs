@@ -253,6 +253,7 @@ impl Runtime {
         let _ = engine.groups.forget_unneeded(&database.log);
         let _ = database.upkeep.sent.lock().clear();
         leave(database, &engine.live);
+        engine.live.close();
         engine.lock = None;
         database.users.lock().take();
         database.claim.lock().take();
@@ -340,7 +341,7 @@ fn same_settings(open: &Database, settings: &Settings) -> Result<()> {
 pub fn flush(database: &Arc<Database>, deadline: Deadline) {
     if can_be_flushed(database) && !deadline.passed() {
         // What is not sent now waits in the local log.
-        let _ = database.sync(deadline.remaining());
+        let _ = database.tickets.wait_to_leave(database.ask_for_sync(), deadline);
     }
 }
 
@@ -357,9 +358,14 @@ fn flush_at_exit() {
     drop(table);
     // All of them are asked before the first is waited for: a thousand take no longer than they must.
     let readable = open.iter().filter(|database| can_be_flushed(database));
-    let asked: Vec<_> = readable.map(|database| (database, database.ask_for_sync())).collect();
-    for (database, ticket) in asked {
-        let _ = database.tickets.wait(ticket, deadline);
+    let asked: Vec<_> = readable
+        .map(|database| {
+            let patience = EXIT_FLUSH.min(database.settings.flush_timeout);
+            (database, database.ask_for_sync(), Deadline::after(patience))
+        })
+        .collect();
+    for (database, ticket, deadline) in asked {
+        let _ = database.tickets.wait_to_leave(ticket, deadline);
     }
     let leaving: Vec<_> = open.iter().filter(|database| database.leave_lease()).collect();
     leaving.into_iter().for_each(|database| database.wait_for_leave(deadline));

@@ -118,4 +118,11 @@ impl WalView for ShmWal {
         pins.fence();
         wal_index::backfill_attempted(&pins)
     }
+
+    fn backfilled(&self) -> Option<u32> {
+        let region = self.region(0)?;
+        let pins = Pins(vec![region.pin()]);
+        pins.fence();
+        wal_index::backfilled(&pins)
+    }
 }

@@ -169,7 +169,9 @@ impl Engine {
     fn database_at(&self, db: &Database, index: usize) -> Result<Option<DatabaseAt>> {
         let is_ours = db.state.worked_last() == self.name;
         let acknowledged = db.state.acknowledged(index);
-        let Some(at) = self.recorded.filter(|r| is_ours && acknowledged == Some(r.position.txid)) else {
+        let Some(at) =
+            self.recorded.filter(|r| self.lock.is_some() && is_ours && acknowledged == Some(r.position.txid))
+        else {
             return Ok(None);
         };
         let mut sums = Sums::default();

@@ -98,6 +98,11 @@ pub fn backfill_attempted(regions: &impl Regions) -> Option<u32> {
     regions.word(0, 32)
 }
 
+/// Last frame that a checkpoint has copied into the database file, and synced there. `None` when not mapped.
+pub fn backfilled(regions: &impl Regions) -> Option<u32> {
+    regions.word(0, 24)
+}
+
 /// Region and word index of the page number of `frame` (from 1).
 fn place(frame: u32) -> (usize, usize) {
     let at = frame as usize + 33;

@@ -323,8 +323,8 @@ impl MainHooks for MainFile {
     }
 
     fn locked(&self, level: i32) {
-        if level == RESERVED {
-            self.reserved.store(true, Ordering::Relaxed);
+        if level == RESERVED && !self.reserved.swap(true, Ordering::Relaxed) {
+            self.db.connections.set_reserved(true);
         }
         if level == EXCLUSIVE && !self.exclusive.swap(true, Ordering::Relaxed) {
             if !self.reserved.load(Ordering::Relaxed) {
@@ -356,7 +356,9 @@ impl MainHooks for MainFile {
             return;
         }
         self.set_writer(false);
-        self.reserved.store(false, Ordering::Relaxed);
+        if self.reserved.swap(false, Ordering::Relaxed) {
+            self.db.connections.set_reserved(false);
+        }
         self.kept.store(false, Ordering::Relaxed);
         if self.exclusive.swap(false, Ordering::Relaxed) {
             self.db.connections.set_exclusive(self.connected.id, false);

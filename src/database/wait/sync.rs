@@ -22,6 +22,8 @@ struct Served {
     ended: Option<String>,
     /// What kept the last look at the database from seeing everything.
     hindered: Option<&'static str>,
+    /// Who leaves waits for no ticket up to this one.
+    hopeless_upto: u64,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,14 @@ impl Tickets {
         }
     }
 
+    /// What hindered a look that began with this ticket does not pass while somebody waits for it at a close or an exit: a
+    /// database that nobody can read and to which this process committed nothing, or, at an exit, a transaction of its own,
+    /// which had the time of that look to end.
+    pub fn is_hopeless(&self, upto: u64) {
+        self.served.lock().hopeless_upto = upto;
+        self.changed.notify_all();
+    }
+
     /// A look at the database could not see everything.
     pub fn hindered(&self, why: &'static str) {
         self.served.lock().hindered = Some(why);
@@ -111,13 +121,25 @@ impl Tickets {
         self.wait_or(ticket, deadline, &|| false)
     }
 
+    /// As [`Tickets::wait`], for who leaves: no longer than there is hope.
+    ///
+    /// # Errors
+    /// The same; what is not sent now waits in the local log.
+    pub fn wait_to_leave(&self, ticket: u64, deadline: Deadline) -> Result<()> {
+        self.wait_until(ticket, deadline, &|served| served.hopeless_upto >= ticket)
+    }
+
     /// As [`Tickets::wait`], or until `is_covered` says that another process has done it.
     ///
     /// # Errors
     /// The same.
     pub fn wait_or(&self, ticket: u64, deadline: Deadline, is_covered: &dyn Fn() -> bool) -> Result<()> {
+        self.wait_until(ticket, deadline, &|_| is_covered())
+    }
+
+    fn wait_until(&self, ticket: u64, deadline: Deadline, is_done: &dyn Fn(&Served) -> bool) -> Result<()> {
         let mut served = self.served.lock();
-        while served.upto < ticket && !is_covered() {
+        while served.upto < ticket && !is_done(&served) {
             if let Some(reason) = &served.ended {
                 return Err(Error::fenced(reason.clone()));
             }
@@ -191,6 +213,16 @@ mod tests {
         tickets.draw();
         tickets.serve(7);
         tickets.gather(Duration::ZERO);
+    }
+
+    #[test]
+    fn who_leaves_waits_for_no_look_without_hope() {
+        let tickets = Tickets::default();
+        let before = tickets.draw();
+        tickets.is_hopeless(before);
+        tickets.wait_to_leave(before, Deadline::after(Duration::MAX)).unwrap();
+        tickets.wait(before, Deadline::after(Duration::ZERO)).unwrap_err();
+        tickets.wait_to_leave(tickets.draw(), Deadline::after(Duration::ZERO)).unwrap_err();
     }
 
     #[test]
