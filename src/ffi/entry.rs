@@ -58,6 +58,7 @@ fn log_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         panic::set_hook(Box::new(|info| {
+            stats::count(stats::Method::Panic);
             if let Some(library) = Library::all().next() {
                 let line = info.to_string().replace('\n', " ");
                 library.api().write_log(sys::SQLITE_INTERNAL, &format!("sqlitereplicate: {line}"));

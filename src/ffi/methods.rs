@@ -16,6 +16,8 @@ use super::file::{Follow, base_methods, below, close, state};
 use super::hooks::{MayNotWrite, NotAcknowledged};
 use super::stats::{Method, count};
 use super::vfs::Registration;
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 
 /// The level of xLock at which a transaction of a rollback mode begins to write.
 const RESERVED: c_int = 2;
@@ -82,7 +84,14 @@ unsafe extern "C" fn read(
 ) -> c_int {
     count(Method::Read);
     // SAFETY: by contract.
-    unsafe { base_methods(file).xRead.expect("BUG: a file has xRead")(below(file), buffer, length, offset) }
+    let rc = unsafe {
+        base_methods(file).xRead.expect("BUG: a file has xRead")(below(file), buffer, length, offset)
+    };
+    #[cfg(test)]
+    if rc == sys::SQLITE_IOERR_SHORT_READ && mutation::is(Mutation::FlattenedShortRead) {
+        return sys::SQLITE_OK;
+    }
+    rc
 }
 
 /// # Safety
@@ -137,7 +146,12 @@ unsafe extern "C" fn truncate(file: *mut sys::sqlite3_file, size: i64) -> c_int 
 unsafe extern "C" fn sync(file: *mut sys::sqlite3_file, flags: c_int) -> c_int {
     count(Method::Sync);
     // SAFETY: by contract.
-    unsafe { base_methods(file).xSync.expect("BUG: a file has xSync")(below(file), flags) }
+    let rc = unsafe { base_methods(file).xSync.expect("BUG: a file has xSync")(below(file), flags) };
+    #[cfg(test)]
+    if mutation::is(Mutation::FlattenedSync) {
+        return rc & 0xff;
+    }
+    rc
 }
 
 /// # Safety

@@ -44,7 +44,20 @@ pub(crate) fn delete(vfs: &str, path: &Path) -> i32 {
     unsafe { (*vfs).xDelete.expect("xDelete")(vfs, name.as_ptr(), 0) }
 }
 
-/// A file opened as SQLite opens a main database. Closes on drop.
+/// xCurrentTimeInt64's answer, and what xCurrentTime says in the same unit: milliseconds of the Julian day.
+pub(crate) fn times(vfs: &str) -> (i64, i64) {
+    let (vfs, mut exact, mut days) = (find(vfs), 0, 0.0);
+    // SAFETY: c3ref/vfs.html.
+    unsafe {
+        let method = (*vfs).xCurrentTimeInt64.expect("xCurrentTimeInt64");
+        assert_eq!(method(vfs, &raw mut exact), SQLITE_OK);
+        assert_eq!((*vfs).xCurrentTime.expect("xCurrentTime")(vfs, &raw mut days), SQLITE_OK);
+    }
+    #[allow(clippy::cast_possible_truncation)] // some 2e14
+    (exact, (days * 86_400_000.0).round() as i64)
+}
+
+/// A file opened as SQLite opens a main database, or its WAL. Closes on drop.
 pub(crate) struct RawFile {
     file: Box<[UnsafeCell<u64>]>,
     _name: Vec<u8>,
@@ -53,6 +66,15 @@ pub(crate) struct RawFile {
 impl RawFile {
     /// The code of xOpen and whether it left methods behind, when it failed.
     pub(crate) fn open(vfs: &str, path: &Path) -> Result<RawFile, (i32, bool)> {
+        RawFile::open_as(vfs, path, sys::SQLITE_OPEN_MAIN_DB)
+    }
+
+    /// The same of a WAL.
+    pub(crate) fn open_wal(vfs: &str, path: &Path) -> Result<RawFile, (i32, bool)> {
+        RawFile::open_as(vfs, path, sys::SQLITE_OPEN_WAL)
+    }
+
+    fn open_as(vfs: &str, path: &Path, kind: i32) -> Result<RawFile, (i32, bool)> {
         let vfs = find(vfs);
         let mut name = vec![0; 4];
         name.extend_from_slice(path.as_os_str().as_bytes());
@@ -63,7 +85,7 @@ impl RawFile {
             let file: Box<[_]> = (0..words).map(|_| UnsafeCell::new(u64::MAX)).collect();
             let opened = RawFile { file, _name: name };
             let mut out = 0;
-            let flags = sys::SQLITE_OPEN_READWRITE | sys::SQLITE_OPEN_CREATE | sys::SQLITE_OPEN_MAIN_DB;
+            let flags = sys::SQLITE_OPEN_READWRITE | sys::SQLITE_OPEN_CREATE | kind;
             let start = opened._name.as_ptr().add(4).cast();
             let rc = (*vfs).xOpen.expect("xOpen")(vfs, start, opened.as_ptr(), flags, &raw mut out);
             if rc == SQLITE_OK { Ok(opened) } else { Err((rc, !(*opened.as_ptr()).pMethods.is_null())) }

@@ -15,7 +15,7 @@ use super::os;
 
 macro_rules! methods {
     ($($name:ident)*) => {
-        /// A method of the VFS or of a file it wraps.
+        /// A method of the VFS or of a file it wraps; a panic of ours is counted with them.
         #[derive(Clone, Copy)]
         #[allow(clippy::enum_variant_names)] // SQLite's names
         pub(super) enum Method { $($name,)* }
@@ -25,7 +25,7 @@ macro_rules! methods {
 
 methods! {
     Open Delete Access FullPathname DlOpen DlError DlSym DlClose Randomness Sleep CurrentTime GetLastError
-    CurrentTimeInt64 SetSystemCall GetSystemCall NextSystemCall
+    CurrentTimeInt64 SetSystemCall GetSystemCall NextSystemCall Panic
     Close Read Write Truncate Sync FileSize Lock Unlock CheckReservedLock FileControl SectorSize
     DeviceCharacteristics ShmMap ShmLock ShmBarrier ShmUnmap Fetch Unfetch
 }

@@ -16,6 +16,10 @@ pub enum Mutation {
     MapUnchecked,
     /// After a loss of power the file counts as changed by its times, not by its state.
     TimesBeforeState,
+    /// A read past the end of a file answers as one that found everything.
+    FlattenedShortRead,
+    /// What hinders xSync comes as an I/O error without its kind.
+    FlattenedSync,
 }
 
 thread_local! {

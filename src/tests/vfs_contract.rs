@@ -14,6 +14,7 @@ use crate::ffi::hooks::{
 use crate::ffi::probe::{self, RawFile};
 use crate::ffi::sql::Value;
 use crate::testing::Folder;
+use crate::testing::mutation::{Mutated, Mutation};
 use crate::vfs::shim::WrapAll;
 
 /// Follows everything and writes down what it is told; refuses paths that hold "refuse".
@@ -188,11 +189,25 @@ fn open(folder: &Folder, vfs: &str) -> Engine {
 fn a_short_read_is_zero_filled_and_says_so() {
     let folder = Folder::new();
     Witness::register("contract-short");
-    let file = RawFile::open("contract-short", &folder.path().join("a.db")).ok().unwrap();
-    assert_eq!(file.write(0, b"abc"), probe::SQLITE_OK);
-    let mut buffer = [7; 6];
-    assert_eq!(file.read(1, &mut buffer), probe::SQLITE_IOERR_SHORT_READ);
-    assert_eq!(&buffer, b"bc\0\0\0\0");
+    for file in [
+        RawFile::open("contract-short", &folder.path().join("a.db")).ok().unwrap(),
+        RawFile::open_wal("contract-short", &folder.path().join("a.db-wal")).ok().unwrap(),
+    ] {
+        assert_eq!(file.write(0, b"abc"), probe::SQLITE_OK);
+        let mut buffer = [7; 6];
+        assert_eq!(file.read(1, &mut buffer), probe::SQLITE_IOERR_SHORT_READ);
+        assert_eq!(&buffer, b"bc\0\0\0\0");
+        let _seeded = Mutated::by(Some(Mutation::FlattenedShortRead));
+        assert_eq!(file.read(1, &mut buffer), probe::SQLITE_OK, "the assertion above finds that");
+    }
+}
+
+#[test]
+fn the_time_is_that_of_the_base() {
+    Witness::register("contract-time");
+    let (before, ours, after) = (probe::times("unix"), probe::times("contract-time"), probe::times("unix"));
+    assert!((before.0..=after.0).contains(&ours.0), "{before:?} {ours:?} {after:?}");
+    assert!((before.1..=after.1).contains(&ours.1), "{before:?} {ours:?} {after:?}");
 }
 
 #[test]
@@ -258,6 +273,9 @@ fn codes_limits_and_capabilities_of_the_base_come_through_unchanged() {
             file.lock(1),
             file.unlock(0),
         ];
+        let seeded = Mutated::by(Some(Mutation::FlattenedSync));
+        assert_eq!(file.sync(), code & 0xff, "the assertion below finds that");
+        drop(seeded);
         probe::ODD_CODE.store(0, Ordering::SeqCst);
         assert_eq!(answers, [code; 7]);
     }
