@@ -32,14 +32,21 @@ test: check library test-sql test-py bench-small sqlite-tests-fast ## every kind
 test-long: check library program venv ## the long settings of every kind, and how long each took
 	@$(PYTHON) python-tests/long_tests.py
 
-sqlite-tests: library ## SQLite's own test suite through the VFS, compared with the plain one
-	python3 python-tests/sqlite_suite.py
+sqlite-tests: library program ## SQLite's own tests with a replica for each database, compared with the plain VFS
+	python3 python-tests/sqlite_suite.py --list medium
+	python3 python-tests/sqlite_suite.py --oldest --list short
+	python3 python-tests/sqlite_tools.py
 
-sqlite-tests-fast: library ## its fast files only
-	python3 python-tests/sqlite_suite.py --fast
+sqlite-tests-all: library program ## the long list of its files, and its own selection of all
+	python3 python-tests/sqlite_suite.py --list long
+	python3 python-tests/sqlite_suite.py --veryquick
+
+sqlite-tests-fast: library program ## its fast files through the VFS, and some with replicas
+	python3 python-tests/sqlite_suite.py --wrap --list fast
+	python3 python-tests/sqlite_suite.py --list small
 
 .DEFAULT_GOAL := library
-.PHONY: library program help fmt fmt-fix lint test-rust check test test-long sqlite-tests sqlite-tests-fast
+.PHONY: library program help fmt fmt-fix lint test-rust check test test-long sqlite-tests sqlite-tests-all sqlite-tests-fast
 
 # ---- Python and SQL tests, benchmark, demo
 

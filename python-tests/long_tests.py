@@ -25,7 +25,8 @@ STEPS = [
     ("protocol", ["cargo", "test", "--quiet", "--lib", "--", "protocol::", "--nocapture"], PROTOCOL),
     ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
     ("python-tests", PYTEST, {"LONG": "1"}),
-    ("sqlite-tests", [sys.executable, "python-tests/sqlite_suite.py"], {}),
+    ("sqlite-tests", ["make", "sqlite-tests"], {}),
+    ("sqlite-tests-all", ["make", "sqlite-tests-all"], {}),
     ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
     ("bench-wait", [sys.executable, "python-tests/bench_wait.py"], {}),
     ("bench-offline", [sys.executable, "python-tests/bench_offline.py"], {}),
@@ -45,7 +46,7 @@ def main(names):
         results.append((name, time.monotonic() - started, code))
     print("\n==== how long each took")
     for name, seconds, code in results:
-        print(f"{name:<14} {int(seconds) // 60:>3} min {int(seconds) % 60:02} s  {'passed' if code == 0 else 'FAILED'}")
+        print(f"{name:<17} {int(seconds) // 60:>3} min {int(seconds) % 60:02} s  {'passed' if code == 0 else 'FAILED'}")
     return 1 if any(code for _, _, code in results) else 0
 
 

@@ -4,7 +4,7 @@
 //! a test of SQLite's suite runs only under `unix`), `SQLITEREPLICATE_TEST_STATS` (file for call counts),
 //! `SQLITEREPLICATE_TEST_WRAP=1` (wrap every database, replicate none), `SQLITEREPLICATE_TEST_KILL_AT` (number of
 //! calls on followed files, counted from the load, at which the process is killed), `SQLITEREPLICATE_TEST_BOOTED_NS`
-//! (when the machine was started: nanoseconds since 1970).
+//! (when the machine was started: nanoseconds since 1970). One more, `SQLITEREPLICATE_TEST_REPLICAS`, is `config`'s.
 
 use std::env;
 use std::path::PathBuf;

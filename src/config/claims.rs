@@ -25,6 +25,18 @@ struct Holder {
     count: usize,
 }
 
+impl Claims {
+    /// The places of a database that is open in this process.
+    pub fn of(&self, database: &Path) -> Vec<PathBuf> {
+        let taken = self.taken.lock();
+        taken
+            .iter()
+            .filter(|(_, holder)| holder.database == database)
+            .map(|(place, _)| place.clone())
+            .collect()
+    }
+}
+
 /// The right of one open to its places; given back when dropped.
 #[derive(Debug)]
 pub struct Claim {

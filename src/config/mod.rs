@@ -17,6 +17,7 @@
 
 pub(crate) mod aws;
 mod claims;
+mod each;
 pub(crate) mod file;
 mod rules;
 pub(crate) mod setting;
@@ -88,6 +89,8 @@ pub struct Config {
     default_vfs: bool,
     rules: Vec<Rule>,
     environment: Environment,
+    /// A seam of the tests: where each database that has no replica gets one.
+    each_below: Option<PathBuf>,
     /// Guards what `replica_configure` said, by real path.
     configured: Mutex<HashMap<PathBuf, Layer>>,
     claims: Claims,
@@ -123,6 +126,7 @@ impl Config {
             default_vfs: false,
             rules: Vec::new(),
             environment: Environment::default(),
+            each_below: None,
             configured: Mutex::default(),
             claims: Claims::default(),
             stores: Stores::default(),
@@ -147,6 +151,10 @@ impl Config {
     fn take_variable(&mut self, rest: &str, value: &[u8]) -> Result<()> {
         let shown = format!("{PREFIX}{rest}");
         match rest {
+            "TEST_REPLICAS" => {
+                self.each_below = Some(absolute(&shown, value)?);
+                Ok(())
+            }
             _ if rest.starts_with(TEST_PREFIX) => Ok(()),
             "CONFIG" => self.read_file(&shown, value),
             "DATABASE" => {
@@ -235,6 +243,9 @@ impl Config {
         let asked_for = opened_as == OpenedAs::Explicit || !layer.is_empty();
         self.fill_from_rules(&mut layer, &path)?;
         let from_environment = self.fill_from_environment(&mut layer, &path, opened_as)?;
+        if let (None, Some(folder)) = (layer.get("replica"), &self.each_below) {
+            layer.fill_from(&each::replica_of(folder, &path, &self.claims.of(&path))?);
+        }
         match layer.get("replica") {
             Some(Value::NoReplica) => Ok(Decision::PassThrough),
             None if !asked_for => Ok(Decision::PassThrough),
