@@ -91,7 +91,8 @@ impl Node {
         let state = State::open(&self.folder.join("state"))?;
         let noted = NotedSet::open(&self.folder.join("noted"))?;
         let same_boot = state.clean().is_some() || state.boot() == [0, 0] || state.boot() == self.boot;
-        if !same_boot {
+        let is_marked = state.clean().is_some_and(|clean| clean == self.db.stat());
+        if !is_marked && state.boot() != [0, 0] && state.boot() != self.boot {
             log.drop_damaged()?;
         }
         let recorded = log.recorded()?;

@@ -186,8 +186,15 @@ impl Signs {
 }
 
 /// The machine went down without a clean close: what was not synced may be gone.
-pub fn power_was_lost(state: &State) -> Result<bool> {
+fn power_was_lost(state: &State) -> Result<bool> {
     Ok(state.clean().is_none() && state.boot() != [0, 0] && state.boot() != boot_id()?)
+}
+
+/// The machine went down since the log was written, and it is not the clean mark of this very file that says that it was on disk
+/// by then: somebody may have copied log and file.
+pub fn log_may_be_torn(database: &Path, state: &State) -> Result<bool> {
+    let is_marked = state.clean().is_some_and(|clean| FileStat::of(database).is_ok_and(|now| now == clean));
+    Ok(!is_marked && state.boot() != [0, 0] && state.boot() != boot_id()?)
 }
 
 /// Runs `body` with the journal that the next reader would play back.

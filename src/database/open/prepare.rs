@@ -21,7 +21,7 @@ use crate::database::lease::leases_of;
 use crate::database::live::LiveFiles;
 use crate::database::open::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
 use crate::database::open::home::Home;
-use crate::database::open::look::{Look, is_related, power_was_lost, unsent};
+use crate::database::open::look::{Look, is_related, log_may_be_torn, unsent};
 use crate::database::open::settle::Settlement;
 use crate::database::overwrite::rejoin;
 use crate::database::runtime::First;
@@ -106,7 +106,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     check_leases(&home, &settings)?;
     let state = State::open(&folder.join("state"))?;
     let noted = NotedSet::open(&folder.join("noted"))?;
-    if power_was_lost(&state)? {
+    if log_may_be_torn(&settings.database, &state)? {
         log.drop_damaged()?;
     }
     let rejoining = rejoin::finish(&log, &settings.database, base)?;
