@@ -285,3 +285,34 @@ def test_commits_that_sqlite_loses_with_a_killed_process_come_back(machine):
         log = machine.keep_log()
         machine.assert_rolled_forward(power_lost=False)
         machine.put_back_log(log)
+
+
+def test_journal_that_comes_back_beside_a_clean_mark_takes_the_last_commit_along(tmp_path, replica):
+    """Power goes after a clean close, and with it the removal of the last journal: SQLite rolls back what the log counts on."""
+    machine = Machine(tmp_path / "app.db", replica)
+    with machine.writer() as writer:
+        begin(writer, "delete", "full")
+        writer.finish()
+    aside = tmp_path / "aside.db"
+    shutil.copyfile(machine.database, aside)
+    with machine.writer() as writer:
+        run(writer, "UPDATE t SET x = 'last' WHERE id = 3", "sync")
+        writer.finish()
+    # The journal of that commit: what it changed, page 1 among it, as it was before.
+    c = databases.plain(aside)
+    c.execute("PRAGMA journal_mode=PERSIST")
+    c.execute("BEGIN")
+    c.execute("PRAGMA user_version=1")
+    c.execute("PRAGMA cache_size=1")
+    c.execute("UPDATE t SET x = randomblob(900)")
+    journal = beside(aside, "-journal").read_bytes()
+    assert journal[:8] == bytes.fromhex("d9d505f920a163d7") and journal[8:12] != bytes(4), "it is hot"
+    beside(machine.database, "-journal").write_bytes(journal)
+    c.execute("ROLLBACK")
+    c.close()
+    machine.lose_power()
+    row = machine.open("INSERT INTO t(x) VALUES ('again')")
+    assert "refused" not in row, row
+    assert_equal(replica, machine.database)
+    held = {x for _, x in databases.rows(machine.database)}
+    assert "again" in held and "last" in held, "what the replica has is in the database again"

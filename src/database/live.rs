@@ -17,7 +17,7 @@ use crate::capture::rollback_pages::{Quiet, Stillness};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::hooks::BaseFile;
-use crate::fs::FileStat;
+use crate::fs::{FileStat, durable};
 use crate::lock::Mutex;
 
 /// The kernel stamps files with a clock that ticks every 1 to 10 ms: two changes within one tick look like one. A
@@ -104,6 +104,21 @@ pub fn journal_is_hot(database: &Path) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(Error::io("open", &path, e)),
     }
+}
+
+/// Makes the end of the last transaction last: its journal is gone, or cut, or void. With `synchronous` below `EXTRA` SQLite
+/// itself leaves that to chance.
+///
+/// # Errors
+/// `Io`.
+pub fn sync_journal(database: &Path) -> Result<()> {
+    let path = beside(database, "-journal");
+    match File::open(&path) {
+        Ok(file) => durable::sync_file(&file, &path)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io("open", &path, e)),
+    }
+    durable::sync_folder(durable::parent(database))
 }
 
 /// Whether a journal begins as one that a transaction goes on with, or that a reader would play back.

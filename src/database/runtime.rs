@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::connections::ConnectionId;
 use super::engine::Engine;
 use super::followed::Database;
-use super::live::{LiveFiles, wal_bytes};
+use super::live::{LiveFiles, sync_journal, wal_bytes};
 use super::open::prepare::{self, Opening};
 use super::shm_wal::ShmWal;
 use super::worker::queue::Lane;
@@ -390,7 +390,7 @@ fn leave(database: &Database, live: &LiveFiles) {
     };
     // The marks outlast a loss of power, so what they speak of must, whatever `synchronous` says: the file, and each group, as
     // nobody looks for damaged ones where the mark is clean.
-    let is_durable = database.log.make_all_durable().is_ok();
+    let is_durable = database.log.make_all_durable().is_ok() && sync_journal(&database.path).is_ok();
     if ours
         && is_durable
         && live.base().sync().is_ok()

@@ -78,7 +78,7 @@ impl Look<'_> {
     /// # Errors
     /// `Io`.
     pub fn look(&self) -> Result<Looked> {
-        let same_boot = self.rolling || !power_was_lost(self.state)?;
+        let same_boot = self.rolling || !power_was_lost(self.path, self.state)?;
         let local = |local, read: Option<Read>| {
             let (whole, stills) = read.map_or_else(|| (None, Stills::of(self.path)), |r| (r.whole, r.stills));
             Ok(Looked { local, whole, stills, same_boot })
@@ -185,9 +185,11 @@ impl Signs {
     }
 }
 
-/// The machine went down without a clean close: what was not synced may be gone.
-fn power_was_lost(state: &State) -> Result<bool> {
-    Ok(state.clean().is_none() && state.boot() != [0, 0] && state.boot() != boot_id()?)
+/// The machine went down without a clean close, or in the middle of a transaction after it, or it brought back the journal of
+/// the last one: what was not synced may be gone.
+fn power_was_lost(database: &Path, state: &State) -> Result<bool> {
+    let is_another_boot = state.boot() != [0, 0] && state.boot() != boot_id()?;
+    Ok(is_another_boot && (state.clean().is_none() || journal_is_hot(database)?))
 }
 
 /// The machine went down since the log was written, and it is not the clean mark of this very file that says that it was on disk
@@ -228,7 +230,8 @@ fn known_by(path: &Path, stat: &FileStat, live: &LiveFiles, state: &State) -> Re
         return Ok(None);
     }
     let cycle = wal_cycle(path)?;
-    if cycle.is_none() && state.clean().as_ref() == Some(stat) {
+    // A journal whose removal did not last takes the last commit back at the next read.
+    if cycle.is_none() && state.clean().as_ref() == Some(stat) && !journal_is_hot(path)? {
         return Ok(Some(Anchor::CleanMark));
     }
     let killed = state.boot() == boot_id()? && is_killed(path, cycle, live, state)?;
