@@ -5,7 +5,7 @@
 Each kind of work is sized by one plain run of S seconds; then all contestants do that many transactions, each in a
 fresh copy of the same database, in an order that turns from round to round. `thread` is plain SQLite in a process
 with a second thread that does nothing, which every library with a worker costs at least; `leased` is the extension
-with replica_lease=auto. A ratio compares two runs
+with replica_lease=auto, and `unguarded` (--guard) that with replica_wal_reset_guard=off. A ratio compares two runs
 of one round; shown are the median of the ratios and the smallest and largest. Each contestant first brings the
 replica up to date, then the clock starts; CPU is that of all its processes, up to the moment when the replica has
 everything.
@@ -101,6 +101,10 @@ class Bench:
         uri = f"file:{database}?vfs=replvfs&replica=file://{replica}&replica_lease=auto"
         return self.write(work, uri, count, seed, harness.EXTENSION)
 
+    def unguarded(self, work, database, replica, count, seed):
+        uri = f"file:{database}?vfs=replvfs&replica=file://{replica}&replica_wal_reset_guard=off"
+        return self.write(work, uri, count, seed, harness.EXTENSION)
+
     def litestream(self, work, database, replica, count, seed):
         if work.kind == "lag":
             count = min(count, 8)  # it looks once a second
@@ -138,6 +142,8 @@ class Bench:
 def takes_part(who, work):
     if work.kind == "lag":
         return who in ("ours", "litestream")
+    if who == "unguarded":
+        return work.journal == "wal" and work.synchronous == "normal"  # the WAL starts over most often
     if who == "thread":
         return work.kind == "insert1" and work.synchronous == "normal"  # where it can be seen
     if who == "leased":
@@ -208,6 +214,7 @@ def arguments():
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--work", action="append", default=[], help="only the work whose name contains this")
     parser.add_argument("--without", action="append", default=[], choices=["thread", "ours", "leased", "litestream"])
+    parser.add_argument("--guard", action="store_true", help="the extension without replica_wal_reset_guard, too")
     parser.add_argument("--folder", type=Path, default=harness.TARGET / "bench")
     parser.add_argument("--json", type=Path, help="every figure of every run")
     return parser.parse_args()
@@ -218,6 +225,7 @@ def main():
     rounds = options.rounds or (1 if options.small else 9)
     seconds = options.seconds or (0.2 if options.small else 4)
     contestants = ["plain", "thread", "ours", "leased", "litestream"]
+    contestants += ["unguarded"] if options.guard else []
     contestants = [c for c in contestants if c not in options.without]
     works = [w for w in WORKS if (w.small or not options.small) and (not options.work or any(n in w.name for n in options.work))]
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ use crate::lock::Mutex;
 pub use self::claims::Claim;
 pub use self::rules::{real_path, scratch_folder};
 pub use self::settings::{
-    Durability, IfMissing, LeaseSettings, LeaseUse, OnBehind, OnConflict, Settings, upkeep,
+    Durability, IfMissing, LeaseSettings, LeaseUse, OnBehind, OnConflict, Settings, WalResetGuard, upkeep,
 };
 pub use self::url::ReplicaUrl;
 #[cfg(any(test, fuzzing))]

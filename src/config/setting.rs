@@ -84,6 +84,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("replica_log_max", Some("1GiB"), Form::Size("1MiB", "1024TiB")),
     setting("replica_flush_timeout", Some("5s"), Form::Duration("0", "1h")),
     setting("replica_verify_interval", Some("off"), Form::DurationOrOff),
+    setting("replica_wal_reset_guard", Some("auto"), Form::Word(&["auto", "on", "off"])),
     setting("replica_endpoint", None, Form::Text),
     setting("replica_region", None, Form::Text),
     setting("replica_path_style", None, Form::Flag),

@@ -68,6 +68,15 @@ pub enum LeaseUse {
     Static { primary: String },
 }
 
+/// Whether SQLite's WAL-reset bug is kept from doing harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalResetGuard {
+    /// Where the SQLite of the connection has it.
+    Auto,
+    On,
+    Off,
+}
+
 /// What is said of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseSettings {
@@ -102,6 +111,7 @@ pub struct Settings {
     pub on_behind: OnBehind,
     pub on_conflict: OnConflict,
     pub lease: LeaseSettings,
+    pub wal_reset_guard: WalResetGuard,
     /// Folder of the local log, absolute.
     pub log: PathBuf,
     pub log_bytes_max: u64,
@@ -152,6 +162,11 @@ impl Settings {
                 _ => OnConflict::Halt,
             },
             lease: lease(layer)?,
+            wal_reset_guard: match value(layer, "replica_wal_reset_guard") {
+                Value::Word("on") => WalResetGuard::On,
+                Value::Word("off") => WalResetGuard::Off,
+                _ => WalResetGuard::Auto,
+            },
             log: match layer.get("replica_log") {
                 Some(Value::Folder(folder)) => folder.clone(),
                 _ => beside(database),

@@ -77,6 +77,7 @@ fn a_uri_is_enough_and_the_rest_is_default() {
             if_missing: IfMissing::Refuse,
             on_behind: OnBehind::Auto,
             on_conflict: OnConflict::Halt,
+            wal_reset_guard: WalResetGuard::Auto,
             lease: LeaseSettings { used: LeaseUse::Off, terms: Terms::default(), owner: None, url: None },
             log: "/no/app.db-replica".into(),
             log_bytes_max: 1 << 30,

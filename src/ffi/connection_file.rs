@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering, fence};
 use super::base::{file_size, read_file};
 use super::read_mark::ReadMark;
 use super::vfs::Registration;
+use super::wal_reset::{ResetGuard, has_bug};
 use super::{code, os};
 use crate::error::{Error, Result};
 use crate::lock::{RwLock, RwLockReadGuard};
@@ -38,6 +39,7 @@ pub(super) struct FileLife {
     mapping: RwLock<Mapping>,
     generation: u32,
     pub(super) mark: ReadMark,
+    pub(super) resets: ResetGuard,
     vfs: &'static Registration,
 }
 
@@ -70,6 +72,7 @@ impl FileLife {
             mapping: RwLock::default(),
             generation: os::fork_generation(),
             mark: ReadMark::new(),
+            resets: ResetGuard::default(),
             vfs,
         })
     }
@@ -144,6 +147,18 @@ impl ConnectionFile {
         let file = self.file_in_hook()?;
         // SAFETY: inside the hook the file is open and its connection waits for us.
         Ok(unsafe { self.0.mark.release(self.0.vfs.api(), file) })
+    }
+
+    /// Whether the SQLite of this connection has its WAL-reset bug.
+    #[must_use]
+    pub fn has_wal_reset_bug(&self) -> bool {
+        // SAFETY: takes no argument and may be called at any time (c3ref/libversion.html).
+        has_bug(unsafe { (self.0.vfs.api().libversion_number)() })
+    }
+
+    /// From now on a checkpoint of this connection, and a restart of the WAL by it, never meet the other.
+    pub fn keep_resets_apart(&self) {
+        self.0.resets.turn_on();
     }
 
     fn file_in_hook(&self) -> Result<*mut sys::sqlite3_file> {

@@ -1,8 +1,8 @@
 //! The methods of a file we follow: each reaches the base, and some tell a hook before or after.
 //!
 //! Promises: every method and every file control reaches the base with its arguments, and its answer goes back
-//! unchanged, but for a commit that the replica lacks, a write that may not begin, and a read mark that was given back
-//! early ([`super::read_mark`]); the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC:
+//! unchanged, but for a commit that the replica lacks, a write that may not begin, a read mark that was given back
+//! early ([`super::read_mark`]), and a checkpoint or restart of the WAL that would meet the other ([`super::wal_reset`]); the methods' version is the base file's; no capability is claimed, one (BATCH_ATOMIC:
 //! commits without a journal) is hidden; hooks are called when [`super::hooks`] says.
 //! Source: <https://sqlite.org/c3ref/io_methods.html>.
 
@@ -340,15 +340,26 @@ unsafe extern "C" fn shm_lock(
             return sys::SQLITE_OK;
         }
         let method = base_methods(file).xShmLock.expect("BUG: forwarded only if present");
+        let resets = &state(file).life.resets;
         if is_exclusive && is_lock {
+            if resets.refuses(below(file), (first, slots), state(file).vfs.api()) {
+                return sys::SQLITE_BUSY;
+            }
             if (first, slots) == (WAL_WRITE, 1)
                 && let Err(refused) = state(file).main(Ok(()), |hooks| hooks.before_wal_write())
             {
                 return answer(file, refused);
             }
             state(file).main((), |hooks| hooks.before_shm_lock(first, slots));
+        } else if is_exclusive {
+            resets.unlocking(below(file), (first, slots));
         }
         let rc = method(below(file), first, slots, flags);
+        if is_exclusive && is_lock {
+            resets.locked(below(file), (first, slots), rc == sys::SQLITE_OK);
+        } else if is_exclusive {
+            resets.unlocked(below(file), (first, slots));
+        }
         if !is_exclusive && is_lock && rc == sys::SQLITE_OK {
             mark.locked(first);
         }

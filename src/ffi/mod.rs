@@ -4,7 +4,7 @@
 //! entry --> library --> vfs --> file, stub     C outside, one object each per SQLite library, VFS, open file
 //!                        |        |  methods
 //!                      hooks <----+            safe traits: what the VFS asks of the rest of the crate
-//!                      base, connection_file   safe handles: SQLite's own VFS and files, for our reads; read_mark
+//!                      base, connection_file   safe handles: SQLite's own VFS and files, for our reads; read_mark, wal_reset
 //!                      sql, table              safe SQL functions and tables
 //!                      os, map, writeback      forks, exit, threads; shared mappings; a hint to the disk
 //!                      engine                  the SQLite linked into the command line and tests
@@ -45,6 +45,7 @@ pub mod stats;
 mod stub;
 pub mod table;
 pub mod vfs;
+mod wal_reset;
 pub mod writeback;
 
 pub use library::VFS_NAME;

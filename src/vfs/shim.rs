@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::main_file::MainFile;
 use super::wal_file::{JournalFile, WalFile};
-use crate::config::{Config, Decision, LeaseUse, OpenedAs, Settings, real_path};
+use crate::config::{Config, Decision, LeaseUse, OpenedAs, Settings, WalResetGuard, real_path};
 use crate::database::{Database, Opening, ReadOnlyOpen, Runtime, ShmWal};
 use crate::error::Error;
 use crate::ffi::hooks::{
@@ -72,8 +72,9 @@ fn open_main(request: &OpenRequest<'_>, path: &Path) -> OpenPlan {
     if is_read_only(request, &settings.database) {
         return OpenPlan::Main(Box::new(PendingReadOnly(settings)));
     }
+    let guard = settings.wal_reset_guard;
     match runtime.prepare(*settings, request.base) {
-        Ok(opening) => OpenPlan::Main(Box::new(Pending { opening, base: request.base })),
+        Ok(opening) => OpenPlan::Main(Box::new(Pending { opening, base: request.base, guard })),
         Err(error) => refuse(error),
     }
 }
@@ -94,10 +95,19 @@ fn is_on(request: &OpenRequest<'_>, parameter: &str) -> bool {
 struct Pending {
     opening: Opening,
     base: BaseVfs,
+    guard: WalResetGuard,
 }
 
 impl PendingMain for Pending {
     fn opened(self: Box<Self>, file: ConnectionFile) -> Result<Arc<dyn MainHooks>, String> {
+        let is_guarded = match self.guard {
+            WalResetGuard::Auto => file.has_wal_reset_bug(),
+            WalResetGuard::On => true,
+            WalResetGuard::Off => false,
+        };
+        if is_guarded {
+            file.keep_resets_apart();
+        }
         let wal = Arc::new(ShmWal::new(file.clone()));
         let (database, id) = Runtime::get()
             .opened(self.opening, self.base, Arc::clone(&wal))
