@@ -134,8 +134,8 @@ impl fmt::Display for TxidRange {
     }
 }
 
-/// Checksum of a page or of a whole database (LTX v3, "rolling checksum"): CRC-64/GO-ISO with the
-/// top bit always set. A database's is the XOR of its pages', the lock-byte page left out.
+/// Checksum of a file (LTX v3: CRC-64/GO-ISO), of a page (the same, mixed) or of a whole database, with the top bit always set. A
+/// database's is the XOR of its pages', the lock-byte page left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Checksum(u64);
 

@@ -19,7 +19,7 @@ const BASE: &str = "base-0000000000000001-8000000000000007";
 pub const LOG: Target = Target {
     name: "log",
     samples: || vec![sample()],
-    words: &["SQLRSTA1", "SQLRNOT1", "SQLRSUM1", "sqlitereplicate log 1\n", "4294967295", "-1"],
+    words: &["SQLRSTA1", "SQLRNOT1", "SQLRSUM1", "sqlitereplicate log 2\n", "4294967295", "-1"],
     mend: |bytes| {
         let files = parts(bytes);
         let mended =

@@ -8,7 +8,7 @@ use crate::types::{Checksum, PageSize, Pgno};
 pub const DECODER: Target = Target {
     name: "ltx",
     samples,
-    words: &["LTX1", "SQR1", "\x04\x22\x4d\x18\x64"],
+    words: &["LTX1", "SQR2", "\x04\x22\x4d\x18\x64"],
     mend: codes::ltx,
     run: decode,
     memory_max: MIB,

@@ -15,7 +15,7 @@ use crate::verify;
 pub const REPLICA: Target = Target {
     name: "replica",
     samples,
-    words: &["LTX1", "SQR1"],
+    words: &["LTX1", "SQR2"],
     mend: |bytes| join(&parts(bytes).iter().map(|part| codes::ltx(part)).collect::<Vec<_>>()),
     run,
     memory_max: 8 * MIB,

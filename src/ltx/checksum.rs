@@ -10,12 +10,26 @@
 
 use crate::types::{Checksum, Pgno};
 
-/// Checksum of a page: CRC of its number (big-endian u32) and its content.
-pub fn page_checksum(pgno: Pgno, data: &[u8]) -> Checksum {
+/// CRC of a page: of its number (big-endian u32) and its content.
+pub fn page_crc(pgno: Pgno, data: &[u8]) -> u64 {
     let mut crc = Crc64::new();
     crc.update(&pgno.get().to_be_bytes());
     crc.update(data);
-    Checksum::from_crc(crc.value())
+    crc.value()
+}
+
+/// Checksum of a page: its CRC, mixed.
+pub fn page_checksum(pgno: Pgno, data: &[u8]) -> Checksum {
+    mixed(page_crc(pgno, data))
+}
+
+/// A CRC is linear: the same bits changed in two pages change both CRCs by the same bits, and the XOR of all pages not at all.
+/// This is one to one and not linear (the finalizer of SplitMix64: Steele, Lea, Flood, OOPSLA 2014), so that it shows.
+pub fn mixed(crc: u64) -> Checksum {
+    let mut sum = crc;
+    sum = (sum ^ (sum >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    sum = (sum ^ (sum >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Checksum::from_crc(sum ^ (sum >> 31))
 }
 
 /// A CRC-64/GO-ISO under way.
@@ -211,11 +225,36 @@ mod tests {
     }
 
     #[test]
-    fn page_and_database_checksums_of_the_format() {
-        let first = page_checksum(Pgno::FIRST, &[0; 512]);
-        let second = page_checksum(Pgno::new(2).unwrap(), &[0xff; 512]);
-        assert_eq!(first.get(), 0xefb1_f44f_ecd9_9000);
-        assert_eq!(second.get(), 0xc565_789f_ecd9_9000);
-        assert_eq!(Checksum::EMPTY.toggle(first).toggle(second).get(), 0xaad4_8cd0_0000_0000);
+    fn page_crcs_of_the_format() {
+        assert_eq!(page_crc(Pgno::FIRST, &[0; 512]) | 1 << 63, 0xefb1_f44f_ecd9_9000);
+        assert_eq!(page_crc(Pgno::new(2).unwrap(), &[0xff; 512]) | 1 << 63, 0xc565_789f_ecd9_9000);
+    }
+
+    /// The first outputs of SplitMix64 with seed 0 are those of its finalizer at multiples of the golden ratio.
+    #[test]
+    fn the_mixing_is_that_of_splitmix64() {
+        let found = [1u64, 2, 3].map(|n| mixed(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).get());
+        let known = [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f];
+        assert_eq!(found, known.map(|sum: u64| sum | 1 << 63));
+    }
+
+    #[test]
+    fn the_same_change_of_two_pages_is_seen() {
+        let total = |pages: &[[u8; 512]]| {
+            let sums = (1..).zip(pages).map(|(n, page)| page_checksum(Pgno::new(n).unwrap(), page));
+            sums.fold(Checksum::EMPTY, Checksum::toggle)
+        };
+        let mut pages = [[0; 512], [0x31; 512], [0x32; 512], [0; 512]];
+        let before = total(&pages);
+        let mut seen = vec![before];
+        for (at, value) in [(7, 1), (7, 2), (500, 1)] {
+            pages[1][at] ^= value;
+            pages[2][at] ^= value;
+            assert!(!seen.contains(&total(&pages)), "the byte at {at} changed by {value}");
+            seen.push(total(&pages));
+        }
+        // Two pages that trade their content.
+        pages.swap(1, 2);
+        assert!(!seen.contains(&total(&pages)));
     }
 }

@@ -30,6 +30,7 @@ pub enum Damage {
     FrameEnd,
     Index,
     IndexSize { expected: u64, found: u64 },
+    PostChecksum { expected: Checksum, found: u64 },
     FileChecksum { expected: Checksum, found: u64 },
     TrailingBytes,
 }
@@ -81,6 +82,9 @@ impl fmt::Display for Damage {
             Damage::Index => write!(f, "the page index does not match the pages"),
             Damage::IndexSize { expected, found } => {
                 write!(f, "page index size {found}, expected {expected}")
+            }
+            Damage::PostChecksum { expected, found } => {
+                write!(f, "post-apply checksum {found:016x}, but the pages have checksum {expected}")
             }
             Damage::FileChecksum { expected, found } => {
                 write!(f, "file checksum {found:016x}, expected {expected}")

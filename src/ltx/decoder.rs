@@ -6,7 +6,7 @@
 //! [`Decoder::next_page`] has returned `None`. Nothing a hostile file says makes it allocate more than two
 //! pages and one LZ4 frame block.
 
-use super::checksum::Crc64;
+use super::checksum::{Crc64, page_crc};
 use super::damage::Damage;
 use super::encoder::{FLAG_BLOCK, check_complete, check_order};
 use super::header::Header;
@@ -28,13 +28,14 @@ pub struct Decoder<R> {
     header: Header,
     /// Whether the trailer holds the format's own post-apply checksum.
     checksums: bool,
+    /// XOR of the pages' CRCs, which is that checksum for a snapshot; summed up where it is stated.
+    crcs: u64,
     crc: Crc64,
     /// CRC and bytes of the index that the pages read so far imply.
     index_crc: Crc64,
     index_bytes: u64,
     last: Option<Pgno>,
     pages: u32,
-    post: Option<Checksum>,
     done: bool,
     payload: Vec<u8>,
 }
@@ -52,17 +53,16 @@ impl<R: Read> Decoder<R> {
         let mut crc = Crc64::new();
         crc.update(&bytes);
         let payload = vec![0; get_maximum_output_size(header.page_size.bytes())];
-        let post = header.proof.map(|proof| proof.post);
         Ok(Decoder {
             source,
             header,
             checksums,
+            crcs: 0,
             crc,
             index_crc: Crc64::new(),
             index_bytes: 0,
             last: None,
             pages: 0,
-            post,
             done: false,
             payload,
         })
@@ -76,10 +76,10 @@ impl<R: Read> Decoder<R> {
         &self.source.name
     }
 
-    /// Checksum of the database after this file, as the file states it; `None` when it does not. The
-    /// trailer may add one, so ask after the last page.
+    /// Checksum of the database after this file, as the file states it; `None` when it does not. The format's own field in the
+    /// trailer is another sum, verified where the file alone tells it: in a snapshot.
     pub fn post(&self) -> Option<Checksum> {
-        self.post
+        self.header.proof.map(|proof| proof.post)
     }
 
     /// Page records read so far.
@@ -124,6 +124,9 @@ impl<R: Read> Decoder<R> {
             other => return Err(Damage::PageFlags(other).at(&self.source.name, at)),
         }
         self.crc.update(page);
+        if self.checksums && self.header.is_snapshot() {
+            self.crcs ^= page_crc(pgno, page);
+        }
         let entry = Entry { pgno, offset: at, length: self.source.offset - at };
         entry.encode(|bytes| {
             self.index_crc.update(bytes);
@@ -196,6 +199,10 @@ impl<R: Read> Decoder<R> {
         if stated.is_some() != self.checksums || (!self.checksums && post != 0) {
             return Err(Damage::Post(post).at(name, at));
         }
+        let own = Checksum::from_crc(self.crcs);
+        if self.header.is_snapshot() && stated.is_some_and(|stated| stated != own) {
+            return Err(Damage::PostChecksum { expected: own, found: post }.at(name, at));
+        }
         let expected = Checksum::from_crc(self.crc.value());
         let mut found = [0; 8];
         self.source.exact(&mut found)?;
@@ -206,7 +213,6 @@ impl<R: Read> Decoder<R> {
         if !self.source.at_end()? {
             return Err(Damage::TrailingBytes.at(name, at + 16));
         }
-        self.post = self.post.or(stated);
         Ok(())
     }
 

@@ -4,11 +4,11 @@
 //!  0 magic "LTX1"   4 flags          8 page size     12 page count after the file
 //! 16 min txid      24 max txid      32 timestamp ms  40 pre-apply checksum
 //! 48 WAL offset    56 WAL size      64 two WAL salts 72 writer id
-//! 80 tag "SQR1"    84 pre           92 post
+//! 80 tag "SQR2"    84 pre           92 post
 //! ```
 //!
-//! The last line is ours, in bytes that the format reserves: the rolling checksum of the database before and
-//! after the file. A file without the tag is *unproven*; a snapshot starts from nothing, so its pre is the
+//! The last line is ours, in bytes that the format reserves: the checksum of the database before and after the file, of
+//! mixed CRCs ([`page_checksum`](super::page_checksum)), which the format's own fields cannot hold. A file without the tag is *unproven*; a snapshot starts from nothing, so its pre is the
 //! checksum of the empty database. The format's own checksum fields are written as "none" (flags 0x2): the
 //! stock restore fails on a file that has them. Files that do have them (flags 0) are read.
 
@@ -16,7 +16,7 @@ use super::damage::Damage;
 use crate::types::{Checksum, PageSize, Timestamp, Txid, TxidRange};
 
 const MAGIC: [u8; 4] = *b"LTX1";
-const TAG: [u8; 4] = *b"SQR1";
+const TAG: [u8; 4] = *b"SQR2";
 /// The format's own checksum fields are zero.
 const NO_CHECKSUM: u32 = 2;
 
@@ -199,7 +199,7 @@ mod tests {
     fn header_reads_back() {
         let bytes = header().encode().unwrap();
         assert_eq!(Header::decode(&bytes), Ok((header(), false)));
-        assert_eq!(bytes[80..84], *b"SQR1");
+        assert_eq!(bytes[80..84], *b"SQR2");
         let unproven = Header { proof: None, ..header() };
         assert_eq!(Header::decode(&unproven.encode().unwrap()), Ok((unproven, false)));
     }

@@ -8,7 +8,7 @@
 //! the one that the index says. The file checksum covers them all in the order of the file, pages uncompressed; the
 //! checksums of its parts give it, whoever computed them ([`super::checksum::Shift`]).
 
-use super::checksum::{Crc64, Shift};
+use super::checksum::{Crc64, Shift, mixed};
 use super::damage::Damage;
 use super::encoder::{FLAG_BLOCK, RECORD_HEADER_BYTES};
 use super::header::Header;
@@ -67,11 +67,6 @@ impl Parts {
     /// `Truncated` when there is no room for the end mark.
     pub fn walk(&self) -> Result<Walk, Damage> {
         Walk::new(&self.header, self.index_at)
-    }
-
-    /// The checksum after this file, as the format's own field has it.
-    pub fn post(&self) -> Option<Checksum> {
-        Checksum::from_wire(number(&self.tail, 8))
     }
 
     /// Compares the file checksum with that of the parts: of the records, in the order of the file, and of the index.
@@ -162,7 +157,7 @@ impl Records {
         let mut own = Crc64::new();
         own.update(&entry.pgno.get().to_be_bytes());
         own.append(content.value(), &self.shift);
-        Ok(Checksum::from_crc(own.value()))
+        Ok(mixed(own.value()))
     }
 
     /// Bytes of a record that its file's checksum covers.

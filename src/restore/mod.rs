@@ -24,9 +24,7 @@
 //!     wrong page count cuts off pages, and one is missing; or lets pages through that were cut off, which the file that
 //!     grew the database has anyway.
 //!
-//! Two stale pages can hide each other from that checksum only if they differ from what they should be in the same bits at the
-//! same place, for it is linear: damage does not do that, a whole file that is taken for another one might. Therefore no
-//! file is ever left out, and links are looked at even where the checksum matches.
+//! No file is ever left out, and links are looked at even where the checksum matches.
 //!
 //! Whatever does not match is a *doubt*: everything is read again, every file to its last byte ([`whole`]), so that the
 //! error names what is damaged. Nothing is published on a doubt that is not dispelled so. And the state that it comes to

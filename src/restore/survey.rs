@@ -203,7 +203,7 @@ impl<'a> Survey<'a> {
         if is_newest {
             let mut restored = begin(self.chain, &header).map_err(doubt)?;
             pages::resize(self.temp, &header)?;
-            let post = header.proof.map(|proof| proof.post).or_else(|| stored.parts.post());
+            let post = header.proof.map(|proof| proof.post);
             restored.proven = post.is_some();
             restored.position.checksum = post.unwrap_or(Checksum::EMPTY);
             self.is_proven = header.proof.is_some();

@@ -20,7 +20,7 @@ use crate::fs::durable::{self, Temp};
 use crate::ltx::{self, Header, Proof};
 use crate::types::{Checksum, PageSize, Position, Timestamp, Txid, TxidRange};
 
-const FORMAT: &str = "sqlitereplicate log 1\n";
+const FORMAT: &str = "sqlitereplicate log 2\n";
 
 /// Where the history of this database stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -577,7 +577,7 @@ mod tests {
     #[test]
     fn unknown_format_is_refused() {
         let dir = Folder::new();
-        std::fs::write(dir.path().join("format"), "sqlitereplicate log 2\n").unwrap();
+        std::fs::write(dir.path().join("format"), "sqlitereplicate log 3\n").unwrap();
         let error = Log::open(dir.path()).unwrap_err();
         assert!(error.kind() == Kind::Invalid && error.to_string().contains("log 2"), "{error}");
     }
