@@ -106,6 +106,11 @@ deny: ## licences, sources and bans of crates; advisories with ADVISORIES=folder
 
 .PHONY: fuzz fuzz-coverage fuzz-model deny
 
+soak: venv library program ## processes on one database, killed and looked at: MINUTES= SEED= BUCKET=1 (docs/concurrency.md)
+	$(PYTHON) python-tests/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(BUCKET),--bucket)
+
+.PHONY: soak
+
 model-long: ## the model tests over MODEL_RUNS seeds each (default 200)
 	MODEL_RUNS=$${MODEL_RUNS:-200} cargo test --quiet model_
 

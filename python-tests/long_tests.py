@@ -27,6 +27,8 @@ STEPS = [
     ("python-tests", PYTEST, {"LONG": "1"}),
     ("sqlite-tests", ["make", "sqlite-tests"], {}),
     ("sqlite-tests-all", ["make", "sqlite-tests-all"], {}),
+    ("soak", ["make", "--silent", "soak"], {}),
+    ("soak-bucket", ["make", "--silent", "soak", "BUCKET=1", "MINUTES=5"], {}),
     ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
     ("bench-wait", [sys.executable, "python-tests/bench_wait.py"], {}),
     ("bench-offline", [sys.executable, "python-tests/bench_offline.py"], {}),
