@@ -109,7 +109,11 @@ deny: ## licences, sources and bans of crates; advisories with ADVISORIES=folder
 soak: venv library program ## processes on one database, killed and looked at: MINUTES= SEED= BUCKET=1 (docs/concurrency.md)
 	$(PYTHON) python-tests/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(BUCKET),--bucket)
 
-.PHONY: soak
+valgrind: venv ## memcheck and helgrind on the library in a C program with threads (docs/concurrency.md)
+	@cargo rustc --quiet --lib --no-default-features --crate-type cdylib
+	$(PYTHON) python-tests/valgrind.py --extension target/debug/$(LIBRARY)
+
+.PHONY: soak valgrind
 
 model-long: ## the model tests over MODEL_RUNS seeds each (default 200)
 	MODEL_RUNS=$${MODEL_RUNS:-200} cargo test --quiet model_

@@ -29,6 +29,7 @@ STEPS = [
     ("sqlite-tests-all", ["make", "sqlite-tests-all"], {}),
     ("soak", ["make", "--silent", "soak"], {}),
     ("soak-bucket", ["make", "--silent", "soak", "BUCKET=1", "MINUTES=5"], {}),
+    ("valgrind", ["make", "--silent", "valgrind"], {}),
     ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
     ("bench-wait", [sys.executable, "python-tests/bench_wait.py"], {}),
     ("bench-offline", [sys.executable, "python-tests/bench_offline.py"], {}),

@@ -20,6 +20,7 @@ need faketime command -v faketime
 need g++ command -v g++
 need npm command -v npm
 need make command -v make
+need valgrind command -v valgrind
 need xz-utils command -v xz
 need tcl8.6-dev test -e /usr/include/tcl8.6/tcl.h
 need python3-venv /usr/bin/python3 -c 'import ensurepip, venv'
