@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::ltx::page_checksum;
 use crate::sqlite::journal::{self, Playback};
 use crate::sqlite::wal::{self, Chain};
+use crate::sqlite::wal_index::Salts;
 use crate::staging::stand_in::{self, StandIn};
 use crate::types::{Checksum, PageSize, Pgno};
 
@@ -19,6 +20,8 @@ pub struct AtRest {
     /// The states before it: that of the file without the WAL, then that after each commit in the WAL but the last. One
     /// that a checkpoint has begun to overwrite in the file is in no history.
     pub before: Vec<Checksum>,
+    /// Salts of the WAL beside it, and its last committed frame.
+    pub wal: Option<(Salts, u32)>,
     /// The start of page 1.
     pub page_1: [u8; 100],
     /// As [`crate::staging::stand_in`] has it.
@@ -80,11 +83,12 @@ pub fn read(files: &dyn Files, hot: Option<&Hot<'_>>) -> Result<Option<AtRest>> 
         return Ok(None);
     }
     let mut sums = Sums::of_file(files, hot, page_size, count)?;
-    let is_possible = match header.filter(|h| h.page_size == page_size) {
-        Some(header) => sums.follow(files, header, most)?,
-        None => true,
-    };
-    if sums.count == 0 || !is_possible {
+    let mut wal = None;
+    if let Some(header) = header.filter(|h| h.page_size == page_size) {
+        let Some(committed) = sums.follow(files, header, most)? else { return Ok(None) };
+        wal = Some((header.salts, committed));
+    }
+    if sums.count == 0 {
         return Ok(None);
     }
     sums.pages.truncate(sums.count as usize);
@@ -94,6 +98,7 @@ pub fn read(files: &dyn Files, hot: Option<&Hot<'_>>) -> Result<Option<AtRest>> 
         checksum: sums.total,
         pages: sums.pages,
         before: sums.before,
+        wal,
         page_1: sums.page_1,
         rest_of_page_1: sums.rest_of_page_1,
     }))
@@ -177,8 +182,9 @@ impl Sums {
         Ok(Sums { page_size, pages, count, total, before: Vec::new(), page_1, rest_of_page_1 })
     }
 
-    /// Adds the commits of the WAL, as far as a recovery would. `false`: one has a page or a size past `most` pages.
-    fn follow(&mut self, files: &dyn Files, header: wal::WalHeader, most: u64) -> Result<bool> {
+    /// Adds the commits of the WAL, as far as a recovery would, and answers the last frame. `None`: one has a page or a size
+    /// past `most` pages.
+    fn follow(&mut self, files: &dyn Files, header: wal::WalHeader, most: u64) -> Result<Option<u32>> {
         let mut chain = Chain::new(header);
         let mut frame = vec![0; wal::FRAME_HEADER_LEN + self.page_size.bytes()];
         let mut open: Vec<(Pgno, Checksum)> = Vec::new();
@@ -186,11 +192,11 @@ impl Sums {
         loop {
             let there = files.read_wal(wal::frame_offset(chain.next_frame(), self.page_size), &mut frame)?;
             if there < frame.len() || !chain.accept(&frame) {
-                return Ok(true);
+                return Ok(Some(chain.committed()));
             }
             let header = wal::parse_frame_header(&frame).expect("BUG: an accepted frame has a header");
             if u64::from(header.pgno.get().max(header.commit.unwrap_or(0))) > most {
-                return Ok(false);
+                return Ok(None);
             }
             let page = &frame[wal::FRAME_HEADER_LEN..];
             open.push((header.pgno, page_checksum(header.pgno, page)));

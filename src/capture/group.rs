@@ -68,7 +68,7 @@ pub fn plan(
         page_count: shape.page_count,
         range: TxidRange::one(txid),
         timestamp,
-        wal: WalSpan::CAPTURED,
+        wal: buffer.wal(),
         writer_id,
         proof: Some(Proof { pre, post }),
     };

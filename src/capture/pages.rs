@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::fs::Scratch;
-use crate::ltx::page_checksum;
+use crate::ltx::{WalSpan, page_checksum};
 use crate::types::{Checksum, PageSize, Pgno};
 
 /// Bytes of pages kept in memory. A group of a busy writer is far smaller; a bulk load is not.
@@ -22,6 +22,8 @@ const FIRST_BLOCK: usize = 16 << 10;
 /// The newest read version of each page, with its checksum.
 pub struct PageBuffer {
     page_size: PageSize,
+    /// Where in the WAL the state is.
+    wal: WalSpan,
     /// Pages that are as the base knows them are kept too.
     keeps_all: bool,
     index: BTreeMap<Pgno, (u32, Checksum)>,
@@ -40,6 +42,7 @@ impl PageBuffer {
     pub fn new(page_size: PageSize, folder: &Path) -> PageBuffer {
         PageBuffer {
             page_size,
+            wal: WalSpan::CAPTURED,
             keeps_all: false,
             index: BTreeMap::new(),
             first: Vec::new(),
@@ -60,6 +63,15 @@ impl PageBuffer {
 
     pub fn page_size(&self) -> PageSize {
         self.page_size
+    }
+
+    /// Where in the WAL the state is that the pages are of.
+    pub fn wal(&self) -> WalSpan {
+        self.wal
+    }
+
+    pub fn set_wal(&mut self, wal: WalSpan) {
+        self.wal = wal;
     }
 
     pub fn is_empty(&self) -> bool {

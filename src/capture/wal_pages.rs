@@ -16,6 +16,7 @@
 use super::work::{Work, finish};
 use super::{Collected, Files, NotNow, PageBuffer, Shape, WalNotes, WalView, bounds};
 use crate::error::{Error, Result};
+use crate::ltx::WalSpan;
 use crate::sqlite::{header, wal, wal_index};
 use crate::staging::noted::Taken;
 use crate::types::{PageSize, Pgno};
@@ -72,6 +73,8 @@ impl Reader<'_> {
             let unwritten = self.view.backfill_attempted().is_some_and(|frame| frame <= at.mx_frame);
             let still = self.view.header().is_some_and(|h| h.salts == at.salts);
             if exact && unwritten && still {
+                let end = WalSpan::up_to(wal_index::halves(at.salts), at.mx_frame, shape.page_size);
+                buffer.iter_mut().for_each(|buffer| buffer.set_wal(end));
                 return Ok(finish(buffer, shape));
             }
         }

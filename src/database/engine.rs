@@ -214,6 +214,10 @@ impl Engine {
             db.state.set_next_at_ns(clock::machine_ns() + pause.as_nanos() as u64);
             db.healed();
             db.state.push_position(sealed.recorded().position);
+            if db.connections.has_wal() && wal_bytes(&db.path) == 0 {
+                // Cut while the pages were read, or before.
+                db.wal_goes();
+            }
             (self.recorded, self.looked_ms) = (Some(sealed.recorded()), looked_ms);
             self.send(db)?;
             if db.phase() == Phase::Fenced {

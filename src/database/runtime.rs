@@ -397,7 +397,7 @@ fn leave(database: &Database, live: &LiveFiles) {
         && FileStat::of(&database.path).is_ok_and(|after| after == stat)
     {
         database.state.set_cycle(None);
-        database.state.set_clean(Some(&stat));
+        database.state.set_clean(Some((&stat, tag)));
         if database.noted.is_empty() {
             database.state.set_synced(database.log.recorded().ok().flatten().map(|r| r.position.txid));
         }

@@ -4,7 +4,7 @@
 //! A write is noted before it reaches the file. Between WALs nothing tells of a commit but the file's times and inode: the
 //! **rest** is how it stood when it was last proven to be what we know, and any other look means that every page is noted.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::followed::Database;
 use super::live::{LiveFiles, beside, read_at};
@@ -23,6 +23,8 @@ pub struct Seen {
     frames_written: AtomicU32,
     /// Frames of a WAL whose salts are zero, which prove less.
     pub(super) zero_salt_frames: AtomicU64,
+    /// The clean mark of the last close is off the disk, too.
+    is_unmarked: AtomicBool,
     // Guards how the file stood when it was last proven to be what we know.
     rest: Mutex<Option<FileStat>>,
 }
@@ -34,6 +36,7 @@ impl Seen {
             page_1_len: AtomicU32::new(0),
             frames_written: AtomicU32::new(0),
             zero_salt_frames: AtomicU64::new(0),
+            is_unmarked: AtomicBool::new(false),
             rest: Mutex::new(rest),
         }
     }
@@ -42,7 +45,7 @@ impl Seen {
 impl Database {
     /// Notes the pages that a write of `len` bytes at `offset` of the database file touches.
     pub fn note_write(&self, offset: u64, len: usize) {
-        self.changed();
+        self.file_changes();
         if offset == 0 {
             self.seen.page_1_len.store(u32::try_from(len).unwrap_or(0), Ordering::Relaxed);
         }
@@ -57,6 +60,22 @@ impl Database {
         if self.state.clean().is_some() {
             self.state.set_clean(None);
         }
+    }
+
+    /// Before the database file itself changes, in any mode: a loss of power must not bring the clean mark back beside a file
+    /// that is another by then, as its times may be the old ones. Once; where it fails, the next change tries again.
+    pub fn file_changes(&self) {
+        if !self.seen.is_unmarked.load(Ordering::Relaxed) {
+            self.state.set_clean(None);
+            let is_off = self.state.sync().is_ok();
+            self.seen.is_unmarked.store(is_off, Ordering::Relaxed);
+        }
+        self.changed();
+    }
+
+    /// What [`Database::file_changes`] does has been done.
+    pub(super) fn is_unmarked(&self) {
+        self.seen.is_unmarked.store(true, Ordering::Relaxed);
     }
 
     /// Reads what an EXCLUSIVE connection committed, and notes it.
@@ -93,6 +112,16 @@ impl Database {
     /// The last frame written since the last commit.
     pub fn take_written(&self) -> Option<u32> {
         Some(self.seen.frames_written.swap(0, Ordering::Relaxed)).filter(|&frame| frame > 0)
+    }
+
+    /// The WAL is cut to nothing, or goes: all of it is in the database file. After a loss of power nothing else would tell that
+    /// what the replica has by now is there, too.
+    pub fn wal_goes(&self) {
+        if let Some(newest) = self.state.positions().next().filter(|p| self.state.synced() != Some(p.txid)) {
+            self.state.set_synced(Some(newest.txid));
+            // Where it does not last, the next open is in doubt.
+            let _ = self.state.sync();
+        }
     }
 
     /// The WAL is gone, and everything in it is noted.

@@ -129,6 +129,9 @@ impl Engine {
             db.state.sync()?;
             // Nothing is changed yet, and the mark stands: not for good.
             self.marked = db.state.clean().is_none();
+            if self.marked {
+                db.is_unmarked();
+            }
         }
         Ok(())
     }
@@ -136,6 +139,10 @@ impl Engine {
     fn send_home(&mut self, db: &Arc<Database>, txid: Txid) -> Result<bool> {
         self.mark(db)?;
         let sealed = self.groups.get(&db.log, txid)?;
+        if txid == Txid::FIRST {
+            // Without a position that lasts the log says nothing of a replica with history.
+            make_durable(db, txid)?;
+        }
         let home =
             self.replicas[0].uploader.as_mut().expect("BUG: sending before the home replica is reached");
         let began = Instant::now();
@@ -201,6 +208,7 @@ impl Engine {
         self.groups = Groups::default();
         self.stored = None;
         db.state.set_log_durable(None);
+        db.state.set_synced(None);
         self.checksums.clear();
         self.recorded = None;
         db.noted.note_all();

@@ -20,7 +20,7 @@ use crate::ltx::{Decoder, Header};
 use crate::replica::{Client, open_decoder};
 use crate::restore::overlay::{Local, Overlay};
 use crate::restore::tail::Here;
-use crate::sqlite::header;
+use crate::sqlite::{header, wal_index};
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
 use crate::staging::state::{RING_LEN, State};
@@ -166,11 +166,30 @@ impl Way {
     }
 }
 
+/// Restarts of a WAL that its salts are believed: further apart they are those of another file, chosen at random.
+const RESTARTS_MAX: u32 = 1 << 20;
+
+/// Whether the WAL beside a state is past the place at which the end was read from it. `None`: it was not read there. Each
+/// restart counts the first salt up, and comes after everything before it is in the database file.
+fn is_past(found: &AtRest, end: &Header) -> Option<bool> {
+    let (salts, frame) = end.wal.end(end.page_size)?;
+    let (here, committed) = found.wal.map(|(salts, committed)| (wal_index::halves(salts), committed))?;
+    if here == salts {
+        return (committed != frame).then_some(committed > frame);
+    }
+    let restarts = here.0.wrapping_sub(salts.0) as i32;
+    (restarts != 0 && restarts.unsigned_abs() <= RESTARTS_MAX).then_some(restarts > 0)
+}
+
 /// On which side of the end a state lies that no file holds, but that differs from the end in pages which those files
 /// wrote. `None`: nothing tells.
 pub fn is_ahead(found: &AtRest, way: &Way) -> Result<Option<bool>> {
     if found.before.contains(&way.end().position.checksum) {
         return Ok(Some(true));
+    }
+    let past = is_past(found, way.overlay.end());
+    if past.is_some() {
+        return Ok(past);
     }
     let mut page = vec![0; way.overlay.end().page_size.bytes()];
     let here = header::parse(&found.page_1);
@@ -186,18 +205,17 @@ pub fn is_ahead(found: &AtRest, way: &Way) -> Result<Option<bool>> {
     }))
 }
 
-/// Whether this database was at the end of the way.
+/// Whether this database was at the end of the way: it remembers so, or the log's last life, which drew a number before it
+/// wrote anything, is named there.
 fn is_ours(state: &State, way: &Way) -> bool {
-    state.positions().any(|p| p == way.end().position)
+    let writer = way.overlay.end().writer_id;
+    writer != 0 && writer == state.writer() || state.positions().any(|p| p == way.end().position)
 }
 
 /// Whether this database reached a position after another one. Numbers alone do not say: they start over with an emptied
 /// replica. `recorded`: where the log stands.
 fn is_later(state: &State, recorded: Option<Position>, position: Position, end: Position) -> bool {
-    // The page may have lost to the power what the log still has; where the page was full it may have forgotten it.
-    let ring: Vec<Position> = state.positions().collect();
-    let forgotten = recorded.filter(|r| ring.len() < RING_LEN && !ring.contains(r));
-    let reached: Vec<Position> = forgotten.into_iter().chain(ring).collect();
+    let reached = reached(state, recorded);
     let age = |wanted: Position| reached.iter().position(|&p| p == wanted);
     match (age(position), age(end)) {
         (Some(position), Some(end)) => position < end,
@@ -205,6 +223,24 @@ fn is_later(state: &State, recorded: Option<Position>, position: Position, end: 
         (Some(age), None) if reached[..age].iter().any(|p| p.txid <= position.txid) => false,
         _ => position.txid > end.txid,
     }
+}
+
+/// The positions that this database reached, newest first, with that of the log. The page that remembers them may have lost it
+/// to the power: as the newest, or anywhere else; where it was full it may have forgotten it.
+fn reached(state: &State, recorded: Option<Position>) -> Vec<Position> {
+    let places: Vec<Option<Position>> = state.places().collect();
+    let mut reached: Vec<Position> = places.iter().flatten().copied().collect();
+    let Some(recorded) = recorded.filter(|r| places.len() < RING_LEN && !reached.contains(r)) else {
+        return reached;
+    };
+    let hole = places.iter().enumerate().filter(|(_, place)| place.is_none()).find_map(|(at, _)| {
+        let newer = places[..at].iter().flatten().last()?;
+        let older = places[at..].iter().flatten().next();
+        let fits = newer.txid > recorded.txid && older.is_none_or(|older| older.txid < recorded.txid);
+        fits.then(|| places[..at].iter().flatten().count())
+    });
+    reached.insert(hole.unwrap_or(0), recorded);
+    reached
 }
 
 impl History<'_> {
@@ -221,6 +257,9 @@ impl History<'_> {
         let local = |pgno: Pgno| self.page_of(whole, pgno);
         let remembered = state.positions().find(|p| p.checksum == whole.checksum);
         let recorded = self.log.recorded()?.map(|r| r.position);
+        if remembered.is_none() && self.is_surely_there(state) {
+            return Ok((Finding::Crashed(Found::Ahead), None));
+        }
         let files = match remembered {
             Some(_) => Files::Any,
             None => Files::After(state.synced()),
@@ -250,6 +289,14 @@ impl History<'_> {
             None => Found::Other,
         };
         Ok((Finding::Crashed(found), (found == Found::Behind).then_some(way)))
+    }
+
+    /// Whether no loss of power can have taken the end of the history from the database file: what differs came later.
+    fn is_surely_there(&self, state: &State) -> bool {
+        let end = self.head.and_then(Head::recorded).filter(|_| self.following.is_empty());
+        end.is_some_and(|end| {
+            state.synced() >= Some(end.position.txid) && state.positions().any(|p| p == end.position)
+        })
     }
 
     /// Checksum of a page of a local state, where it can be compared with one of the end.
@@ -429,5 +476,27 @@ mod tests {
         );
         state.push_position(at(3, 50));
         assert!(is_later(&state, Some(at(3, 50)), at(3, 50), at(2, 20)));
+    }
+
+    #[test]
+    fn a_place_that_the_page_lost_is_that_of_the_position_which_the_log_has() {
+        let dir = Folder::new();
+        let path = dir.path().join("state");
+        let state = State::open(&path).unwrap();
+        let at =
+            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
+        (1..=4).for_each(|n| state.push_position(at(n, 10 * n)));
+        drop(state);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for lost in [0, 2] {
+            let entry = 8 * (64 + 3 * lost);
+            bytes[entry..entry + 24].fill(0);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let state = State::open(&path).unwrap();
+        assert_eq!(reached(&state, Some(at(1, 10))), [4, 2, 1].map(|n| at(n, 10 * n)));
+        assert_eq!(reached(&state, Some(at(3, 30))), [4, 3, 2].map(|n| at(n, 10 * n)));
+        assert!(is_later(&state, Some(at(1, 10)), at(4, 40), at(3, 30)), "the end is lost there, too");
+        assert!(!is_later(&state, Some(at(5, 70)), at(4, 40), at(5, 70)), "the page is older than the log");
     }
 }

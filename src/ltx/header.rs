@@ -27,7 +27,10 @@ pub struct Proof {
     pub post: Checksum,
 }
 
-/// The stretch of SQLite's WAL that a file was made from. Only Litestream's own writer looks at it.
+const FRAME_HEADER_BYTES: u64 = 24;
+
+/// The stretch of SQLite's WAL that a file was made from: salts, and how far it goes. Litestream's own writer looks at it, and
+/// we do after a loss of power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalSpan {
     pub offset: u64,
@@ -41,6 +44,19 @@ impl WalSpan {
     pub const NONE: WalSpan = WalSpan { offset: 0, size: 0, salt1: 0, salt2: 0 };
     /// Of every level-0 file: with offset 0, a `litestream replicate` that takes over never syncs again.
     pub const CAPTURED: WalSpan = WalSpan { offset: 32, size: 0, salt1: 0, salt2: 0 };
+
+    /// The same of one that was read at a frame of a WAL with these salts.
+    pub fn up_to(salts: (u32, u32), frame: u32, page_size: PageSize) -> WalSpan {
+        let size = u64::from(frame) * (FRAME_HEADER_BYTES + u64::from(page_size.get()));
+        WalSpan { size, salt1: salts.0, salt2: salts.1, ..WalSpan::CAPTURED }
+    }
+
+    /// Its salts and last frame; `None`: it was not read from a WAL.
+    pub fn end(&self, page_size: PageSize) -> Option<((u32, u32), u32)> {
+        let frame = self.size / (FRAME_HEADER_BYTES + u64::from(page_size.get()));
+        let salts = (self.salt1, self.salt2);
+        (salts != (0, 0)).then_some((salts, u32::try_from(frame).ok()?))
+    }
 }
 
 /// What an LTX file says about itself.

@@ -307,6 +307,9 @@ impl Node {
 
     fn send_one(&mut self, world: &World, txid: Txid) -> Result<bool> {
         self.mark()?;
+        if txid == Txid::FIRST {
+            self.make_durable(txid)?;
+        }
         let session = self.session()?;
         let sealed = session.groups.get(&session.log, txid)?;
         let uploader = session.uploader.as_mut().expect("BUG: sending before the replica is reached");
@@ -529,7 +532,7 @@ impl Node {
         }
         let session = self.session()?;
         session.state.set_cycle(None);
-        session.state.set_clean(Some(&stat));
+        session.state.set_clean(Some((&stat, 0)));
         if session.noted.is_empty() {
             session.state.set_synced(session.log.recorded()?.map(|r| r.position.txid));
         }

@@ -15,7 +15,7 @@ use crate::config::{Durability, IfMissing, OnBehind, OnConflict};
 use crate::database::open::at_open::{
     Base, Findings, Forward, Found, Local, ReplicaHead, Verdict, decide, following,
 };
-use crate::database::open::look::{Anchor, Signs, is_related, unsent};
+use crate::database::open::look::{Anchor, Signs, is_related, not_stored};
 use crate::database::open::roll_forward::Rolled;
 use crate::database::open::settle::Settlement;
 use crate::database::way::{Files, History, Way};
@@ -105,7 +105,7 @@ impl Node {
                 head.proof.map(|proof| crate::ltx::Proof { post: recorded.position.checksum, ..proof });
             head.txid = recorded.position.txid;
         }
-        let unsent = unsent(&log, &state)?;
+        let (unsent, stored) = not_stored(&*client, head.as_ref(), &log, &state)?;
         let following = following(&unsent, replica_head);
         let end = replica_head.and_then(|h| Some(Position { txid: h.txid, checksum: h.proof?.post }));
         let at_end = head.is_none() || !following.is_empty() || end == recorded.map(|r| r.position);
@@ -156,6 +156,9 @@ impl Node {
         let mut rolled = None;
         if let Verdict::RollForward(forward) = verdict {
             rolled = Some(self.roll_forward(&history, &state, forward, local, &mut found, way)?);
+        }
+        if stored.is_some() {
+            state.set_acknowledged(0, stored);
         }
         let is_known = silence.is_none();
         let mut settlement = Settlement {

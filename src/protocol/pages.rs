@@ -195,6 +195,7 @@ impl Db {
             checksum: image.state,
             pages: image.sums.clone(),
             before: before.iter().map(|image| image.state).collect(),
+            wal: None,
             rest_of_page_1: Checksum::EMPTY,
             page_1: *image.bytes.first_chunk().expect("BUG: a page has more than 100 bytes"),
         })

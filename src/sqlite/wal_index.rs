@@ -51,6 +51,11 @@ pub fn salts_of(bytes: &[u8; 8]) -> Salts {
     u64::from_be_bytes(*bytes)
 }
 
+/// Salt-1, which counts restarts up, and salt-2, which is random.
+pub fn halves(salts: Salts) -> (u32, u32) {
+    ((salts >> 32) as u32, salts as u32)
+}
+
 /// Reads the header torn-safe, as SQLite's `walIndexTryHdr` does: both copies equal, initialised, checksum right.
 /// `None` while a writer is in the middle of changing it, or before it is there.
 pub fn read_header(regions: &impl Regions) -> Option<Header> {

@@ -62,8 +62,9 @@ pub fn beside(database: &Path, seed: &Seed<'_>) -> Result<()> {
     state.set_boot(boot_id()?);
     state.set_acknowledged(0, Some(seed.position.txid));
     state.push_position(seed.position);
-    state.set_clean(Some(&stat));
-    state.set_tag(tag_of(database)?);
+    let tag = tag_of(database)?;
+    state.set_clean(Some((&stat, tag)));
+    state.set_tag(tag);
     state.sync()?;
     log.set_base(Recorded {
         position: seed.position,

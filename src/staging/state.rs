@@ -9,7 +9,7 @@
 //!     12      when the next group is due
 //!     13      newest group that was made durable in the log    14       frames of word 3's cycle that were seen
 //!     15      newest txid whose state is on disk in the database file
-//!     16..22  clean mark (below)
+//!     16..23  clean mark (below)
 //!     24..27  acknowledged txid of each replica         28, 29   WAL position up to which all is acknowledged
 //!     30      times that the database was brought to the history of another writer
 //!     32      positions pushed so far     64..     ring of positions: txid, checksum, their mixture
@@ -17,7 +17,8 @@
 //!
 //! An *anchor* is a recognisable state of the database of which it is proven that every earlier change is noted or
 //! sealed. In WAL mode it is the name of the newest WAL cycle; in rollback modes the change tag of page 1; of a
-//! database at rest the clean mark: size and times of the file after our last close. What no anchor recognises
+//! database at rest the clean mark: size and times of the file after our last close, and the change tag of its page 1, as
+//! times may be lost with the power. What no anchor recognises
 //! may have been changed by a program without the extension: every page is noted (Cold).
 //!
 //! Each word is stored on its own, so nothing is torn for other processes or after SIGKILL. After a loss of power
@@ -47,7 +48,8 @@ const LOG_DURABLE: usize = 13;
 const FRAMES: usize = 14;
 const SYNCED: usize = 15;
 const CLEAN: usize = 16;
-const CLEAN_LEN: usize = 6;
+const CLEAN_LEN: usize = 7;
+const CLEAN_TAG: usize = 5;
 const ACKNOWLEDGED: usize = 24;
 const COVERED_SALTS: usize = 28;
 const COVERED_FRAME: usize = 29;
@@ -258,11 +260,16 @@ impl State {
         })
     }
 
-    /// Sets the clean mark, or takes it away.
-    pub fn set_clean(&self, stat: Option<&FileStat>) {
+    /// Change tag of page 1 of the database at rest.
+    pub fn clean_tag(&self) -> Option<u64> {
+        self.clean().map(|_| self.get(CLEAN + CLEAN_TAG))
+    }
+
+    /// Sets the clean mark, the file as it is and the change tag of its page 1, or takes it away.
+    pub fn set_clean(&self, file: Option<(&FileStat, u64)>) {
         self.set(CLEAN, 0);
-        if let Some(stat) = stat {
-            let words = [1, stat.inode, stat.size, stat.modified_ns as u64, stat.changed_ns as u64];
+        if let Some((stat, tag)) = file {
+            let words = [1, stat.inode, stat.size, stat.modified_ns as u64, stat.changed_ns as u64, tag];
             self.set(CLEAN + CLEAN_LEN - 1, mix(&words));
             for (i, &word) in words.iter().enumerate().rev() {
                 self.set(CLEAN + i, word);
@@ -283,8 +290,13 @@ impl State {
 
     /// Positions remembered, newest first.
     pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
+        self.places().flatten()
+    }
+
+    /// The same; `None` for one that a loss of power took.
+    pub fn places(&self) -> impl Iterator<Item = Option<Position>> + '_ {
         let pushed = self.get(PUSHED) as usize;
-        (pushed.saturating_sub(RING_LEN)..pushed).rev().filter_map(|at| {
+        (pushed.saturating_sub(RING_LEN)..pushed).rev().map(|at| {
             let entry = RING + (at % RING_LEN) * RING_ENTRY;
             let words = [self.get(entry), self.get(entry + 1)];
             if self.get(entry + 2) != mix(&words) {
@@ -346,11 +358,11 @@ mod tests {
         let dir = Folder::new();
         let state = State::open(&dir.path().join("state")).unwrap();
         let stat = FileStat { device: 0, inode: 3, size: 4096, modified_ns: 5, changed_ns: -6 };
-        state.set_clean(Some(&stat));
-        assert_eq!(state.clean(), Some(stat.clone()));
+        state.set_clean(Some((&stat, 9)));
+        assert_eq!((state.clean(), state.clean_tag()), (Some(stat.clone()), Some(9)));
         state.set(CLEAN + 2, 8192);
-        assert_eq!(state.clean(), None);
-        state.set_clean(Some(&stat));
+        assert_eq!((state.clean(), state.clean_tag()), (None, None));
+        state.set_clean(Some((&stat, 9)));
         state.set_clean(None);
         assert_eq!(state.clean(), None);
     }

@@ -276,14 +276,17 @@ impl MainHooks for MainFile {
             if !self.is_ungated() {
                 self.write_rollback(offset, bytes);
             }
-        } else if !self.wal.is_mapped() {
-            self.db.exclusive_wal.checkpointing();
+        } else {
+            self.db.file_changes();
+            if !self.wal.is_mapped() {
+                self.db.exclusive_wal.checkpointing();
+            }
         }
     }
 
     fn before_truncate(&self, _: u64) {
+        self.db.file_changes();
         if !self.db.connections.has_wal() {
-            self.db.changed();
             self.db.writes.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -415,6 +418,7 @@ impl MainHooks for MainFile {
             self.db.state.set_cycle(None);
             self.db.state.set_tag(self.tag().unwrap_or(0));
             self.db.at_rest();
+            self.db.wal_goes();
         } else if self.db.connections.mapped_count() == 1 {
             flush(&self.db, Deadline::after(self.db.settings.flush_timeout));
         }

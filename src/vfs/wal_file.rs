@@ -68,9 +68,12 @@ impl WalHooks for WalFile {
         }
     }
 
-    fn before_truncate(&self, _: u64) {
+    fn before_truncate(&self, size: u64) {
         if self.is_exclusive() {
             self.drain_exclusive();
+        }
+        if size == 0 {
+            self.db.wal_goes();
         }
     }
 
@@ -80,6 +83,7 @@ impl WalHooks for WalFile {
             self.drain_exclusive();
             // The last close has checkpointed; the file is the whole state from here on.
             self.db.at_rest();
+            self.db.wal_goes();
         }
         if self.db.connections.wal_closed() && exclusive {
             self.db.exclusive_wal.clear();

@@ -231,11 +231,21 @@ fn known_by(path: &Path, stat: &FileStat, live: &LiveFiles, state: &State) -> Re
     }
     let cycle = wal_cycle(path)?;
     // A journal whose removal did not last takes the last commit back at the next read.
-    if cycle.is_none() && state.clean().as_ref() == Some(stat) && !journal_is_hot(path)? {
+    let is_marked = cycle.is_none() && state.clean().as_ref() == Some(stat) && bears_our_tag(live, state)?;
+    if is_marked && !journal_is_hot(path)? {
         return Ok(Some(Anchor::CleanMark));
     }
     let killed = state.boot() == boot_id()? && is_killed(path, cycle, live, state)?;
     Ok(killed.then_some(Anchor::Killed))
+}
+
+/// Whether page 1 is that of our last close. The times alone do not say: fdatasync leaves them behind, so that a file which was
+/// changed since may have its old ones after a loss of power.
+fn bears_our_tag(live: &LiveFiles, state: &State) -> Result<bool> {
+    use crate::capture::Files;
+    let mut bytes = [0; 100];
+    let there = live.read_database(0, &mut bytes)?;
+    Ok(state.clean_tag() == Some(header::tag_of(&bytes[..there])))
 }
 
 fn is_killed(path: &Path, cycle: Option<Salts>, live: &LiveFiles, state: &State) -> Result<bool> {
@@ -274,6 +284,59 @@ pub fn unsent(log: &Log, state: &State) -> Result<Vec<Sealed>> {
     let acknowledged = state.acknowledged(0);
     let txids = log.txids()?.into_iter().filter(|&t| acknowledged.is_none_or(|a| t > a));
     txids.map(|t| log.sealed(t)).collect()
+}
+
+/// The sealed groups that the replica lacks. The log may not say so of all that it has: an acknowledgement is lost with the
+/// power, or with the process that was about to note it. What the end of the history goes on from was stored, and so was all
+/// before it: the newest such group comes along.
+///
+/// # Errors
+/// Those of log and store.
+pub fn not_stored(
+    home: &dyn Client,
+    head: Option<&Head>,
+    log: &Log,
+    state: &State,
+) -> Result<(Vec<Sealed>, Option<Txid>)> {
+    let mut unsent = unsent(log, state)?;
+    let newest = head.and_then(|head| {
+        let at = unsent.iter().rposition(|sealed| sealed.txid <= head.txid())?;
+        Some((head, at))
+    });
+    match newest {
+        Some((head, at)) if leads_to(home, unsent[at].recorded().position, head)? => {
+            let stored = unsent.drain(..=at).next_back().map(|sealed| sealed.txid);
+            Ok((unsent, stored))
+        }
+        _ => Ok((unsent, None)),
+    }
+}
+
+/// Whether files lead from a position to the head, each by the checksum before it. That there is a file of that txid proves
+/// nothing: a writer that woke up late may have left it.
+fn leads_to(home: &dyn Client, position: Position, head: &Head) -> Result<bool> {
+    let files = home.list_all()?;
+    let (mut at, mut read) = (position, 0);
+    while at.txid < head.txid() {
+        let next = at.txid.next();
+        let mut after: Vec<&FileInfo> = files.iter().filter(|f| f.range.min == next).collect();
+        after.sort_by_key(|f| std::cmp::Reverse(f.range.max));
+        let mut found = None;
+        for file in after {
+            read += 1;
+            if read > RELATED_FILES_MAX {
+                return Ok(false);
+            }
+            let proof = header_of(home, file)?.proof;
+            if let Some(proof) = proof.filter(|proof| proof.pre == at.checksum) {
+                found = Some(Position { txid: file.range.max, checksum: proof.post });
+                break;
+            }
+        }
+        let Some(found) = found else { return Ok(false) };
+        at = found;
+    }
+    Ok(head.header.proof.is_some_and(|proof| proof.post == at.checksum))
 }
 
 /// Whether a position that this log remembers is in the replica's chain.

@@ -21,7 +21,7 @@ use crate::database::lease::leases_of;
 use crate::database::live::LiveFiles;
 use crate::database::open::at_open::{Base, Findings, Found, Local, ReplicaHead, Verdict, decide, following};
 use crate::database::open::home::Home;
-use crate::database::open::look::{Look, is_related, log_may_be_torn, unsent};
+use crate::database::open::look::{Look, is_related, log_may_be_torn, not_stored};
 use crate::database::open::settle::Settlement;
 use crate::database::overwrite::rejoin;
 use crate::database::runtime::First;
@@ -61,6 +61,8 @@ pub struct Prepared {
     verdict: Option<Verdict>,
     /// The file as it was when it was looked at.
     pub(in crate::database) looked_at: Option<FileStat>,
+    /// A group that the replica has, though the log did not know.
+    stored: Option<Txid>,
 }
 
 /// Decides over the open.
@@ -100,7 +102,16 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     if !lock_users(&users, settings.open_timeout)? {
         let settlement = settlement(log, &home, None);
         let silence = home.silence;
-        return Ok(Prepared { settings, claim, users, silence, settlement, verdict: None, looked_at: None });
+        return Ok(Prepared {
+            settings,
+            claim,
+            users,
+            silence,
+            settlement,
+            verdict: None,
+            looked_at: None,
+            stored: None,
+        });
     }
     let head = home.look()?;
     check_leases(&home, &settings)?;
@@ -113,7 +124,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     let recorded = log.recorded()?;
     let stand_ins = log.stand_ins()?;
     let replica_head = head.as_ref().map(|h| ReplicaHead { txid: h.txid(), proof: h.header.proof });
-    let unsent = unsent(&log, &state)?;
+    let (unsent, stored) = not_stored(&*home.client, head.as_ref(), &log, &state)?;
     let following = following(&unsent, replica_head);
     let end = replica_head.and_then(|h| Some(Position { txid: h.txid, checksum: h.proof?.post }));
     let look = Look {
@@ -178,7 +189,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     let settlement = Settlement { found: looked.whole, rolled, ..settlement(log, &home, head) };
     let silence = home.silence;
     let mut prepared =
-        Prepared { settings, claim, users, silence, settlement, verdict: Some(verdict), looked_at };
+        Prepared { settings, claim, users, silence, settlement, verdict: Some(verdict), looked_at, stored };
     match verdict {
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
         Verdict::Restore => {
@@ -256,6 +267,9 @@ impl Prepared {
                 // A process that was killed may have stored it and not made it last.
                 self.settlement.client.make_durable(Level::CAPTURED)?;
             }
+            if self.stored.is_some() {
+                state.set_acknowledged(0, self.stored);
+            }
             (phase, event, error) = self.settlement.apply(verdict, &state, &noted, &mut checksums)?;
             let was_put_there =
                 matches!(verdict, Verdict::RollForward(_) | Verdict::Restore | Verdict::Rejoin);
@@ -276,12 +290,16 @@ impl Prepared {
             if state.clean().is_some_and(|clean| clean != stat) {
                 state.set_clean(None);
             }
+            let is_new = state.boot() == [0, 0];
             state.set_file_id((stat.device, stat.inode));
             state.set_boot(boot_id()?);
             state.set_writer(random_number()?);
             state.set_log_durable(None);
             state.set_covered(None);
             state.sync()?;
+            if is_new {
+                durable::sync_folder(&folder)?;
+            }
             while !self.users.try_shared()? {}
         }
         let is_gated = self.silence.is_some() && self.settings.durability == Durability::Commit;
