@@ -104,7 +104,10 @@ deny: ## licences, sources and bans of crates; advisories with ADVISORIES=folder
 	cargo deny check licenses bans sources
 	$(if $(ADVISORIES),cargo deny check --disable-fetch advisories,@echo "advisories: not looked at (ADVISORIES=folder of a local database)")
 
-.PHONY: fuzz fuzz-coverage fuzz-model deny
+defects: ## puts defects into the product, one at a time, and shows which test finds each
+	@cargo test --quiet --lib -- --exact tests::defects::each_seeded_defect_makes_its_test_fail --nocapture
+
+.PHONY: fuzz fuzz-coverage fuzz-model deny defects
 
 soak: venv library program ## processes on one database, killed and looked at: MINUTES= SEED= BUCKET=1 (docs/concurrency.md)
 	$(PYTHON) python-tests/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(BUCKET),--bucket)

@@ -9,6 +9,8 @@ use crate::staging::checksums::PageChecksums;
 use crate::staging::log::Recorded;
 use crate::staging::noted::{NotedSet, Taken};
 use crate::staging::state::State;
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{Checksum, PageSize, Pgno};
 
 /// Pages read between two looks at whether they are still of the commit they were asked of.
@@ -39,6 +41,10 @@ impl<'a> Base<'a> {
 
     /// The base for a group of this shape: none when the page size changes.
     pub fn for_shape(&self, shape: Shape) -> Option<Shape> {
+        #[cfg(test)]
+        if mutation::is(Mutation::WrongPageSize) {
+            return self.shape();
+        }
         self.shape().filter(|base| base.page_size == shape.page_size)
     }
 

@@ -215,7 +215,12 @@ unsafe extern "C" fn check_reserved_lock(file: *mut sys::sqlite3_file, out: *mut
     // SAFETY: by contract.
     unsafe {
         let method = base_methods(file).xCheckReservedLock.expect("BUG: a file has xCheckReservedLock");
-        method(below(file), out)
+        let rc = method(below(file), out);
+        #[cfg(test)]
+        if mutation::is(Mutation::FlattenedReserved) {
+            *out = 0;
+        }
+        rc
     }
 }
 
@@ -308,6 +313,8 @@ unsafe extern "C" fn shm_map(
     // SAFETY: by contract; what the base maps stays until xShmUnmap (io_methods.html).
     unsafe {
         let method = base_methods(file).xShmMap.expect("BUG: forwarded only if present");
+        #[cfg(test)]
+        let extend = if mutation::is(Mutation::ExtendedShm) { 1 } else { extend };
         let rc = method(below(file), region, bytes, extend, out);
         let usable = matches!(rc & 0xff, sys::SQLITE_OK | sys::SQLITE_READONLY);
         if let (true, Some(memory), Ok(region)) = (usable, NonNull::new(*out), u32::try_from(region)) {

@@ -16,6 +16,8 @@ use super::encoder::{Encoder, Summary};
 use super::header::{Header, Proof, WalSpan};
 use super::name;
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::{Checksum, Pgno, TxidRange};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -141,7 +143,16 @@ impl<R: Read> Heads<R> {
 
     /// The smallest page number and the newest input that has it.
     fn next(&mut self) -> Option<(Pgno, usize)> {
-        self.queue.pop().map(|Reverse((pgno, Reverse(index)))| (pgno, index))
+        let (pgno, index) = self.queue.pop().map(|Reverse((pgno, Reverse(index)))| (pgno, index))?;
+        #[cfg(test)]
+        if mutation::is(Mutation::OldestPageWins) {
+            let others = self.queue.iter().filter(|Reverse((other, _))| *other == pgno);
+            let oldest = others.map(|Reverse((_, Reverse(other)))| *other).min();
+            if let Some(oldest) = oldest {
+                self.pages[index] = self.pages[oldest].clone();
+            }
+        }
+        Some((pgno, index))
     }
 
     /// Moves every input that stands at `pgno` on; `index` has been taken from the queue already.

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::fs::SharedMap;
 use crate::lock::RwLock;
+#[cfg(test)]
+use crate::testing::mutation::{self, Mutation};
 use crate::types::Pgno;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"SQLRNOT1");
@@ -166,6 +168,10 @@ impl NotedSet {
         let words = map.words();
         words[ALL_TAKEN].store(0, Ordering::SeqCst);
         for block in blocks(words) {
+            #[cfg(test)]
+            if mutation::is(Mutation::ForgottenNotes) {
+                pairs(words, block).for_each(|(open, _, _)| open.store(0, Ordering::SeqCst));
+            }
             for (_, moved, _) in pairs(words, block) {
                 if moved.load(Ordering::SeqCst) != 0 {
                     moved.store(0, Ordering::SeqCst);

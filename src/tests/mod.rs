@@ -1,5 +1,6 @@
 //! Tests that cross rooms, and the one that reads them all.
 
+mod defects;
 mod fuzz;
 mod model_modes;
 mod model_rows;
