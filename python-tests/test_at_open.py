@@ -362,6 +362,27 @@ def test_row_10_another_writer_won(database, replica, journal):
     assert_equal(replica, other)
 
 
+@JOURNALS
+def test_changes_that_were_found_at_a_fenced_open_are_not_forgotten(database, replica, journal):
+    txid = fill(database, replica, journal)
+    other = clone(database, "other.db")
+    offline(database, replica, 5)
+    c = connect(other, replica)
+    insert(c)
+    assert sync(c) == txid + 1
+    c.close()
+    c = plain(database)
+    insert(c, 7)
+    c.close()
+    c = connect(database, replica)
+    assert status(c)["state"] == "Fenced"
+    c.close()
+    # A person decides against the winner.
+    databases.files(replica)[-1].unlink()
+    c = connect(database, replica)
+    assert goes_on(c, database, replica) > txid + 1
+
+
 @pytest.mark.parametrize("why", ["copied file", "deleted log", "other database", "litestream"])
 def test_row_12_unrelated_is_refused(database, replica, why, litestream, tmp_path):
     if why == "litestream":

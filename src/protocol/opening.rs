@@ -165,6 +165,7 @@ impl Node {
             log,
             client: Arc::clone(&client),
             is_known,
+            is_noted: local.is_noted(),
             head,
             found,
             restored: None,

@@ -24,6 +24,13 @@ pub enum Local {
     Unlogged(Option<Checksum>),
 }
 
+impl Local {
+    /// Every change since the recorded position is noted.
+    pub fn is_noted(self) -> bool {
+        matches!(self, Local::Known { .. } | Local::Crashed(Found::Recorded))
+    }
+}
+
 /// The state of a database after a crash, told by the checksum of its pages. The end is that of the replica and of our
 /// unsent groups that follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -186,7 +186,8 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         Some(_) => FileStat::of(&settings.database).ok(),
         None => looked.stills.database(),
     };
-    let settlement = Settlement { found: looked.whole, rolled, ..settlement(log, &home, head) };
+    let is_noted = findings.local.is_noted();
+    let settlement = Settlement { is_noted, found: looked.whole, rolled, ..settlement(log, &home, head) };
     let silence = home.silence;
     let mut prepared =
         Prepared { settings, claim, users, silence, settlement, verdict: Some(verdict), looked_at, stored };
@@ -208,6 +209,7 @@ fn settlement(log: Log, home: &Home, head: Option<Head>) -> Settlement {
         client: Arc::clone(&home.client),
         is_known: home.is_known,
         head,
+        is_noted: true,
         found: None,
         restored: None,
         rolled: None,

@@ -29,6 +29,8 @@ pub struct Settlement {
     /// The replica has said where its history ends.
     pub is_known: bool,
     pub head: Option<Head>,
+    /// Every change of the file since the recorded position is noted.
+    pub is_noted: bool,
     /// The whole state of the file, where it was read.
     pub found: Option<AtRest>,
     pub restored: Option<restore::Restored>,
@@ -213,7 +215,13 @@ impl Settlement {
                 };
                 Ok((Phase::Cold, Some(event), None))
             }
-            Verdict::Fence => Ok((Phase::Fenced, None, Some(self.fenced(state)))),
+            Verdict::Fence => {
+                // The close leaves a clean mark, and the next open believes it.
+                if !self.is_noted {
+                    noted.note_all();
+                }
+                Ok((Phase::Fenced, None, Some(self.fenced(state))))
+            }
             Verdict::Refuse(_) => unreachable!("BUG: a refused open does not go on"),
         }
     }
