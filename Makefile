@@ -27,7 +27,7 @@ test-rust: ## unit to tidy
 
 check: fmt lint test-rust ## before a commit
 
-test: check library test-sql test-py bench-small sqlite-tests-fast ## every kind of test at its small setting
+test: check loom library test-sql test-py bench-small sqlite-tests-fast ## every kind of test at its small setting
 
 test-long: check library program venv ## the long settings of every kind, and how long each took
 	@$(PYTHON) python-tests/long_tests.py
@@ -116,7 +116,10 @@ valgrind: venv ## memcheck and helgrind on the library in a C program with threa
 	@cargo rustc --quiet --lib --no-default-features --crate-type cdylib
 	$(PYTHON) python-tests/valgrind.py --extension target/debug/$(LIBRARY)
 
-.PHONY: soak valgrind
+loom: ## every order of the threads that meet without a lock, and that seeded defects are found
+	@cargo test --quiet --manifest-path loom/Cargo.toml --target-dir target/loom --test protocols -- --nocapture
+
+.PHONY: soak valgrind loom
 
 model-long: ## the model tests over MODEL_RUNS seeds each (default 200)
 	MODEL_RUNS=$${MODEL_RUNS:-200} cargo test --quiet model_

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::connections::{Connections, Writing};
-use super::wait::commit_wait::Standing;
+use super::wait::standing::Standing;
 use crate::capture::Files;
 use crate::capture::rollback_pages::{Quiet, Stillness};
 use crate::clock;

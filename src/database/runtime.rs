@@ -247,6 +247,8 @@ impl Runtime {
     pub(super) fn close(&self, database: &Arc<Database>, mut engine: MutexGuard<'_, Engine>) {
         let mut table = self.databases.lock();
         if !database.connections.is_empty() || engine.lock.is_none() {
+            drop((table, engine));
+            database.run_if_asked();
             return; // opened again meanwhile, or closed by another thread
         }
         // What stays says nothing new, and goes when the log is next worked on.

@@ -111,10 +111,16 @@ impl Database {
 
     /// With the engine and the capture lock.
     pub(in crate::database) fn alone<T>(
-        &self,
+        self: &Arc<Self>,
         wait: Duration,
         body: impl FnOnce(&mut Engine) -> Result<T>,
     ) -> Result<T> {
+        let outcome = self.with_engine(wait, body);
+        self.run_if_asked();
+        outcome
+    }
+
+    fn with_engine<T>(&self, wait: Duration, body: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
         let busy = || Error::busy("this database is being replicated at this moment; try again");
         let deadline = Deadline::after(wait);
         let mut engine = self.engine.try_lock_for(wait).ok_or_else(busy)?;
@@ -271,5 +277,34 @@ impl Engine {
             db.healed();
         }
         Ok(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Runtime;
+    use crate::ffi::engine::Engine as Connection;
+    use crate::testing::Folder;
+
+    #[test]
+    fn a_run_that_found_the_engine_taken_is_made_up_for() {
+        let folder = Folder::new();
+        let (path, replica) = (folder.path().join("a.db"), folder.path().join("replica"));
+        let uri = format!("file:{}?vfs=replvfs&replica=file://{}", path.display(), replica.display());
+        let connection = Connection::open(&uri, Some("replvfs")).unwrap();
+        connection.exec("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        connection.value("SELECT replica_sync(20)").unwrap();
+        let database = Runtime::get().find(&std::fs::canonicalize(&path).unwrap()).unwrap();
+        let asked = database.alone(Duration::from_secs(10), |_| {
+            let ticket = database.ask_for_sync();
+            while database.is_due() {
+                clock::pause(SOON);
+            }
+            // The worker has taken the run, and comes for the engine.
+            clock::pause(10 * SOON);
+            Ok(ticket)
+        });
+        database.tickets.wait(asked.unwrap(), Deadline::after(Duration::from_secs(20))).unwrap();
     }
 }

@@ -8,7 +8,7 @@
 //! Other processes wait for positions of the WAL in the state page: who uploads says up to where all is acknowledged.
 //!
 //! Who waits together shares an upload: a group begins when the one before is acknowledged, after a short gathering of
-//! those who were let go by it ([`crate::database::wait::sync::Tickets::gather`]).
+//! those who were let go by it ([`crate::database::wait::tickets::Tickets::gather`]).
 //!
 //! In WAL mode a waiting connection keeps its read mark, and among many writers somebody always waits: measured with 16
 //! writers and puts of 50 ms, the WAL then grows by 4 MB a second and never starts over. So once it holds
@@ -17,47 +17,12 @@
 //! wait for it once the WAL is long ([`crate::database::wait::turn`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Deadline;
 use crate::config::Durability;
 use crate::database::followed::Database;
 use crate::error::{Error, Kind};
 use crate::sqlite::wal_index::Salts;
-
-/// Committers in a rollback mode that wait, holding EXCLUSIVE: as long as one stands, the file is one commit.
-#[derive(Default)]
-pub struct Standing {
-    came: AtomicU64,
-    left: AtomicU64,
-}
-
-/// Somebody stands, as long as this lives.
-pub struct Stand<'a>(&'a Standing);
-
-impl Standing {
-    pub fn stand(&self) -> Stand<'_> {
-        self.came.fetch_add(1, Ordering::SeqCst);
-        Stand(self)
-    }
-
-    /// A token for [`Standing::still`] when somebody stands now.
-    pub fn now(&self) -> Option<u64> {
-        let left = self.left.load(Ordering::SeqCst);
-        (self.came.load(Ordering::SeqCst) > left).then_some(left)
-    }
-
-    /// Nobody has left since, so who stood then still does.
-    pub fn still(&self, token: u64) -> bool {
-        self.left.load(Ordering::SeqCst) == token
-    }
-}
-
-impl Drop for Stand<'_> {
-    fn drop(&mut self) {
-        self.0.left.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 impl Database {
     pub fn waits_for_replica(&self) -> bool {
@@ -97,25 +62,5 @@ impl Database {
             self.notices().error(&*text);
             Error::new(error.kind(), text)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stand_counts_until_the_first_of_those_leaves() {
-        let standing = Standing::default();
-        assert_eq!(standing.now(), None);
-        let first = standing.stand();
-        let token = standing.now().unwrap();
-        let second = standing.stand();
-        assert!(standing.still(token));
-        drop(first);
-        assert!(!standing.still(token), "who stood then may be gone");
-        assert!(standing.now().is_some());
-        drop(second);
-        assert_eq!(standing.now(), None);
     }
 }

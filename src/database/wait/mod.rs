@@ -2,5 +2,7 @@
 
 pub mod commit_wait;
 pub mod gate;
+pub mod standing;
 pub mod sync;
+pub mod tickets;
 pub mod turn;

@@ -18,6 +18,7 @@ use crate::config::ReplicaUrl;
 use crate::database::engine::{Cycle, Engine};
 use crate::database::followed::Database;
 use crate::database::runtime::Runtime;
+use crate::database::worker::due::{Again, Due};
 use crate::database::worker::queue::Lane;
 use crate::database::worker::threads::Urgency;
 use crate::error::{Kind, Result};
@@ -26,14 +27,11 @@ use crate::status::Notices;
 
 #[derive(Default)]
 pub struct Runs {
-    // Guards when the next run is due; `None`: none is.
-    due: Mutex<Option<Instant>>,
+    due: Due,
     // Guards when copies that failed are due again, whatever the home replica does; `None`: none is.
     copies_due: Mutex<Option<Instant>>,
-    /// A run is due: the same, for a look at every commit.
-    scheduled: AtomicBool,
-    /// Somebody wanted a run while one was under way.
-    again: AtomicBool,
+    /// Somebody wanted a run while the engine was taken.
+    again: Again,
     /// The last connection is gone, and who works on it closes it.
     is_left: AtomicBool,
     /// It does not end a fence by itself: somebody must decide.
@@ -57,7 +55,7 @@ impl Database {
         if self.runs.dirty_since_ms().is_none() {
             self.runs.dirty_since_ms.store(clock::monotonic_ms().max(1), Ordering::Relaxed);
         }
-        if !self.runs.scheduled.load(Ordering::Relaxed) {
+        if !self.runs.due.is_set() {
             self.schedule(Instant::now() + self.settings.interval, false);
         }
     }
@@ -65,30 +63,14 @@ impl Database {
     /// Has the worker run this database at `at`. One run is due at a time: where one is, it stays, or with `instead`
     /// this one takes its place. Who wants it now keeps the place in the queue of one that is overdue.
     pub(in crate::database) fn schedule(self: &Arc<Self>, at: Instant, instead: bool) {
-        let mut due = self.runs.due.lock();
-        if due.is_some_and(|due| !instead || stays(due, at, Instant::now())) {
-            return;
+        if self.runs.due.set(at, instead, Instant::now) {
+            Runtime::get().schedule(self, at);
         }
-        *due = Some(at);
-        self.runs.scheduled.store(true, Ordering::Release);
-        drop(due);
-        Runtime::get().schedule(self, at);
     }
 
     /// A run is due.
     pub(in crate::database) fn is_due(&self) -> bool {
-        self.runs.scheduled.load(Ordering::Acquire)
-    }
-
-    /// Takes the run that is due at `at`; `false`: another took its place.
-    fn take_due(&self, at: Instant) -> bool {
-        let mut due = self.runs.due.lock();
-        if *due != Some(at) {
-            return false;
-        }
-        *due = None;
-        self.runs.scheduled.store(false, Ordering::Release);
-        true
+        self.runs.due.is_set()
     }
 
     /// Has the worker try the copies again at `at`, instead of when it would have before.
@@ -128,7 +110,7 @@ impl Database {
         if lane == Lane::Lease {
             return self.run_lease();
         }
-        let home = self.take_due(at);
+        let home = self.runs.due.take(at);
         if self.is_to_rejoin() {
             return self.run_rejoin();
         }
@@ -136,7 +118,7 @@ impl Database {
         if !(home || copies) || !matches!(self.phase(), Phase::Live | Phase::Cold) {
             return;
         }
-        let Some(engine) = self.lock_engine() else { return };
+        let Some(engine) = self.runs.again.lock_or_ask(&self.engine) else { return };
         if home {
             self.run_cycle(engine)
         } else {
@@ -154,7 +136,7 @@ impl Database {
         if self.state.acknowledged(0) > before {
             self.wants_upkeep();
         }
-        let again = self.runs.again.swap(false, Ordering::SeqCst) || self.is_to_rejoin();
+        let again = self.runs.again.was_asked() || self.is_to_rejoin();
         let pause = match outcome {
             Ok(_) if again => Some(Duration::ZERO),
             Ok(Cycle::Done) => return,
@@ -197,9 +179,7 @@ impl Database {
         };
         self.schedule_copies(pause.map(|pause| Instant::now() + pause).or(engine.retry_at()));
         drop(engine);
-        if self.runs.again.swap(false, Ordering::SeqCst) {
-            self.schedule(Instant::now(), true);
-        }
+        self.run_if_asked();
     }
 
     /// A panic of ours ends the replication, not the thread.
@@ -236,31 +216,10 @@ impl Database {
         }
     }
 
-    /// The engine, or a request to the thread that runs it to go on once more.
-    fn lock_engine(&self) -> Option<MutexGuard<'_, Engine>> {
-        self.engine.try_lock().or_else(|| {
-            self.runs.again.store(true, Ordering::SeqCst);
-            // It may have let go before it could see the request.
-            self.engine.try_lock()
-        })
-    }
-}
-
-/// Whether a run that is due at `due` stays although one is wanted at `at`: that would be later, and no pause is meant.
-fn stays(due: Instant, at: Instant, now: Instant) -> bool {
-    due <= at && at <= now
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_waits_in_an_overdue_database_does_not_lose_its_place() {
-        let due = Instant::now();
-        let ms = |n| due + Duration::from_millis(n);
-        assert!(stays(due, ms(5), ms(5)), "overdue");
-        assert!(!stays(ms(9), ms(5), ms(5)), "not due yet: now is earlier");
-        assert!(!stays(due, ms(55), ms(5)), "a pause after a failure");
+    /// For who held the engine and let go: a run that found it taken is made up for.
+    pub(in crate::database) fn run_if_asked(self: &Arc<Self>) {
+        if self.runs.again.was_asked() {
+            self.schedule(Instant::now(), true);
+        }
     }
 }
