@@ -134,10 +134,10 @@ macro_rules! clean_mark_is_whole {
             let stat =
                 |n| FileStat { device: 0, inode: n, size: n, modified_ns: n as i64, changed_ns: n as i64 };
             let state = Arc::new(State::open(std::path::Path::new("")).unwrap());
-            state.set_clean(Some(&stat(1)));
+            state.set_clean(Some((&stat(1), 1)));
             let writer = {
                 let state = Arc::clone(&state);
-                thread::spawn(move || state.set_clean(Some(&stat(2))))
+                thread::spawn(move || state.set_clean(Some((&stat(2), 2))))
             };
             let found = state.clean();
             assert!([None, Some(stat(1)), Some(stat(2))].contains(&found), "{found:?}");
