@@ -393,7 +393,11 @@ impl History<'_> {
             None if is_recorded || way.from_position || way.end().position.checksum == here.checksum => {
                 Save::Nothing
             }
-            None => Save::Difference,
+            None => {
+                // It may be the difference to a group of the log, which must last as it does.
+                self.log.make_all_durable()?;
+                Save::Difference
+            }
         };
         let roll = Roll {
             path: &settings.database,

@@ -81,7 +81,11 @@ impl Node {
             match world.below(4) {
                 0 => drop(std::fs::remove_file(&path)),
                 1 => drop(std::fs::write(&path, b"")),
-                _ => continue,
+                // What the power left is on disk.
+                _ => {
+                    self.durable.insert(path);
+                    continue;
+                }
             }
             let name = &self.name;
             world.trace(|| format!("{name} loses {} of its log", path.file_name().unwrap().display()));

@@ -271,6 +271,10 @@ impl Node {
         let bytes = self.db.now().map(|image| image.bytes.clone()).unwrap_or_default();
         let place = InMemory::of(bytes);
         let saves = !is_recorded && !way.from_position && way.end().position.checksum != here.checksum;
+        if saves {
+            history.log.make_all_durable()?;
+            self.durable.extend(history.log.txids()?.into_iter().map(|txid| history.log.path_of(txid)));
+        }
         let saved = saves.then(|| self.save(&place, history.log, &way, here)).transpose()?;
         let pages = apply::apply(&place, &way.overlay, here.page_size, 1)?;
         self.db.replace(Some(Image::of(place.database.into_inner())));
