@@ -291,12 +291,15 @@ impl History<'_> {
         Ok((Finding::Crashed(found), (found == Found::Behind).then_some(way)))
     }
 
-    /// Whether no loss of power can have taken the end of the history from the database file: what differs came later.
+    /// Whether no loss of power can have taken the end of the history from the database file: what differs came later. The order
+    /// of the positions decides, as numbers start over with an emptied replica.
     fn is_surely_there(&self, state: &State) -> bool {
-        let end = self.head.and_then(Head::recorded).filter(|_| self.following.is_empty());
-        end.is_some_and(|end| {
-            state.synced() >= Some(end.position.txid) && state.positions().any(|p| p == end.position)
-        })
+        let Some(end) = self.head.and_then(Head::recorded).filter(|_| self.following.is_empty()) else {
+            return false;
+        };
+        let synced = state.positions().position(|p| Some(p.txid) == state.synced());
+        let end = state.positions().position(|p| p == end.position);
+        synced.zip(end).is_some_and(|(synced, end)| synced <= end)
     }
 
     /// Checksum of a page of a local state, where it can be compared with one of the end.

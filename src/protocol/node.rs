@@ -400,6 +400,7 @@ impl Node {
         session.groups = Groups::default();
         session.stored = None;
         session.state.set_log_durable(None);
+        session.state.set_synced(None);
         session.checksums.clear();
         session.recorded = None;
         session.noted.note_all();
