@@ -119,7 +119,19 @@ valgrind: venv ## memcheck and helgrind on the library in a C program with threa
 loom: ## every order of the threads that meet without a lock, and that seeded defects are found
 	@cargo test --quiet --manifest-path loom/Cargo.toml --target-dir target/loom --test protocols -- --nocapture
 
-.PHONY: soak valgrind loom
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+TSAN_ROOMS := staging:: database:: vfs:: capture:: upload:: upkeep:: lock:: tests::vfs_contract tests::model_
+MIRI_ROOMS := sqlite:: ltx:: catalog:: lease::machine types:: error::
+
+tsan: ## ThreadSanitizer over the rooms whose threads meet, where a nightly toolchain is at hand
+	@python-tests/nightly.sh rust-src tsan
+	RUSTFLAGS=-Zsanitizer=thread MODEL_RUNS=1 cargo +nightly test --quiet -Zbuild-std --target $(HOST) --target-dir target/tsan --lib -- $(TSAN_ROOMS)
+
+miri: ## miri over the pure rooms, where a nightly toolchain is at hand
+	@python-tests/nightly.sh miri miri
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet --target-dir target/miri --lib -- $(MIRI_ROOMS)
+
+.PHONY: soak valgrind loom tsan miri
 
 model-long: ## the model tests over MODEL_RUNS seeds each (default 200)
 	MODEL_RUNS=$${MODEL_RUNS:-200} cargo test --quiet model_

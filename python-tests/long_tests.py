@@ -29,6 +29,8 @@ STEPS = [
     ("sqlite-tests-all", ["make", "sqlite-tests-all"], {}),
     ("soak", ["make", "--silent", "soak"], {}),
     ("soak-bucket", ["make", "--silent", "soak", "BUCKET=1", "MINUTES=5"], {}),
+    ("tsan", ["make", "--silent", "tsan"], {}),
+    ("miri", ["make", "--silent", "miri"], {}),
     ("valgrind", ["make", "--silent", "valgrind"], {}),
     ("bench", [sys.executable, "python-tests/bench_commit.py"], {}),
     ("bench-wait", [sys.executable, "python-tests/bench_wait.py"], {}),
