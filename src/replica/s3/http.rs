@@ -13,6 +13,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, AsSendBody, Body, Proxy, SendBody};
 
+use super::pace::Paced;
 use super::payload::Payload;
 use crate::error::{Error, Kind, Result};
 use crate::types::Timestamp;
@@ -20,6 +21,8 @@ use crate::types::Timestamp;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest silence of a store: some serialize contended conditional puts in steps of a second.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// The start of an answer, which a hostile store may send byte by byte, and never be silent.
+const RESPONSE_MAX: Duration = Duration::from_secs(60);
 /// Connections that wait for their next request: one for each thread of a restore, and more than may upload.
 pub const IDLE_MAX: usize = 16;
 /// Services of the machine itself answer at once, or there are none.
@@ -54,6 +57,7 @@ impl Http {
             .max_idle_connections(IDLE_MAX)
             .max_idle_connections_per_host(IDLE_MAX)
             .timeout_connect(Some(CONNECT_MAX))
+            .timeout_recv_response(Some(RESPONSE_MAX))
             .timeout_per_read(Some(SILENCE_MAX))
             .timeout_per_write(Some(SILENCE_MAX))
             .build();
@@ -110,7 +114,7 @@ impl Answer {
     /// `Io` when it breaks off or is too long.
     pub fn text(self) -> Result<String> {
         let mut bytes = Vec::new();
-        let read = self.body.into_reader().take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
+        let read = self.into_reader().take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes);
         read.map_err(|e| Error::new(Kind::Io, format!("the store's answer broke off: {e}")))?;
         if bytes.len() as u64 > TEXT_BYTES_MAX {
             return Err(Error::new(
@@ -123,7 +127,7 @@ impl Answer {
 
     /// The body as it comes in.
     pub fn into_reader(self) -> impl Read + Send {
-        self.body.into_reader()
+        Paced::new(self.body.into_reader())
     }
 }
 

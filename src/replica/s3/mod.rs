@@ -20,6 +20,7 @@ mod endpoint;
 mod http;
 mod lease;
 mod object;
+mod pace;
 mod payload;
 mod place;
 mod probe;
