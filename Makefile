@@ -79,6 +79,11 @@ bench-small: venv library program ## the same in a few seconds, to see that it w
 
 .PHONY: bench bench-small
 
+power-loss: venv library program ## cuts the power at every fifth call of programs that commit (docs/power-loss.md)
+	$(PYTHON) python-tests/power_loss.py --every 5
+
+.PHONY: power-loss
+
 demo: venv library program ## the main job on real data, in ten lines
 	$(PYTHON) python-tests/demo.py
 

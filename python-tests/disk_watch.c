@@ -2,7 +2,7 @@
 **
 **     disk_watch FOLDER TRACE|- CLASS:FIRST:LAST:ERROR|- ONLY|- PROGRAM ARGUMENTS...
 **
-** The folder is empty at the beginning. Calls that change files stop under ptrace, chosen by a seccomp filter, so that raw
+** With a TRACE the folder is empty at the beginning. Calls that change files stop under ptrace, chosen by a seccomp filter, so that raw
 ** system calls are seen too; one of them runs at a time, which gives the changes one order. What is stored into shared
 ** mappings is found by comparing the mapped files with what they were, at every stop: it was stored some time before. A
 ** wal-index (-shm) is not written down, as SQLite makes it anew after a loss of power.
@@ -132,6 +132,7 @@ static uint32_t new_id(const struct stat *st) {
 
 /* The newest file that had this inode. */
 static uint32_t id_of(const struct stat *st) {
+  if (!trace) return 0;
   for (uint32_t id = files_len; id-- > 0;)
     if (files[id].inode == st->st_ino && files[id].device == st->st_dev) return id;
   fprintf(stderr, "disk_watch: a file below %s was there before, or made unseen\n", folder);
@@ -359,6 +360,7 @@ static void ends(int64_t answer) {
   uint64_t *a = now.args;
   struct stat st;
   if (answer < 0 && answer > -4096) return;
+  if (!trace && !(now.nr == SYS_write && ends_with(now.path, "/marks"))) return;
   const char *name = now.path + folder_len + 1;
   switch (now.nr) {
   case SYS_write: case SYS_writev: case SYS_pwrite64: case SYS_pwritev:
@@ -434,7 +436,7 @@ static void begin(pid_t thread) {
     go_on(thread, PTRACE_CONT, 0);
     return;
   }
-  look_at_maps();
+  if (trace) look_at_maps();
   if (failing && class_of(now.nr) == failing && is_counted(now.path) && !ends_with(now.path, "/marks")) {
     calls++;
     if (!healed && calls >= fail_first && (!fail_last || calls <= fail_last)) inject();
@@ -535,7 +537,7 @@ int main(int argc, char **argv) {
     } else if (event) go_on(thread, thread == now.thread ? PTRACE_SYSCALL : PTRACE_CONT, 0);
     else go_on(thread, thread == now.thread ? PTRACE_SYSCALL : PTRACE_CONT, signal);
   }
-  look_at_maps();
+  if (trace) look_at_maps();
   if (trace && fclose(trace)) die("write the trace");
   fprintf(stderr, "calls %llu\n", (unsigned long long)calls);
   return code;

@@ -24,6 +24,17 @@ CHECK = harness.ROOT / "python-tests" / "power_check.py"
 KEPT = harness.TARGET / "power-loss"
 JOURNALS = ["delete", "truncate", "persist", "wal", "memory", "off"]
 LEVELS = ["off", "normal", "full", "extra"]
+# What `make test` runs.
+SMALL = [
+    "delete-normal-async-20ms",
+    "delete-extra-commit-0",
+    "truncate-full-async-0",
+    "persist-full-commit-0",
+    "wal-normal-commit-0",
+    "wal-full-async-0",
+    "wal-full-async-20ms",
+    "wal-extra-commit-0",
+]
 # Later than anything: the pretended start of the machine.
 NEVER = 1 << 62
 STATE_WORDS = {"boot": 1, "device": 9, "inode": 10, "clean": 16}
@@ -131,13 +142,16 @@ def judge(config, marks, known, answer):
     is_anything = config["synchronous"] == "off" or config["journal"] in ("memory", "off")
     if is_anything and any(text in reopened.get("refused", "") for text in ("nobody can tell", "was left by another database")):
         return "a person is asked"
+    # The journal of the very first commit came back: there are no pages to tell anything by.
+    if number == 0 and sent <= 1 and least == 0 and "nobody can tell" in reopened.get("refused", ""):
+        return "a person is asked"
     if "refused" in reopened:
         raise Finding(f"database {number}, replica {sent}: refused: {reopened['refused']}")
     if "digest" not in reopened:
         raise Finding(f"database {number}, replica {sent}: {reopened}")
     came = known.get(reopened["digest"], -1)
     told = f"commit {number} was there, {sent} in the replica, {least} promised, {came} after the next open: {reopened.get('event')}"
-    if came < (number if is_anything and config["durability"] == "async" else max(number, waited)):
+    if came < (0 if is_anything else max(number, waited)):
         raise Finding(told)
     if "wrong" in reopened:
         raise Finding(f"{told}: {reopened['wrong']}")
@@ -320,6 +334,9 @@ def main(arguments=None):
     disk.build()
     started, total, failed = time.monotonic(), collections.Counter(), 0
     wanted = [c for replicated in (False, True) for c in configurations(replicated) if options.only in c["name"]]
+    if options.small:
+        options.every, options.states, options.fixed = 71, 1, 2
+        wanted = [c for c in wanted if not c["replicated"] and c["synchronous"] != "off" or c["name"] in SMALL]
     with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
         running = [pool.submit(run, config, options) for config in wanted]
         for done in concurrent.futures.as_completed(running):

@@ -29,7 +29,9 @@ def test_loser_goes_on_from_the_winner_s_state_and_its_commits_are_saved(fork, j
     lost = fork.lose(c, "UPDATE t SET x = 'lost' WHERE id = 5", "CREATE TABLE own(y)")
     history = databases.files(fork.replica)
     done = rejoin(c)
-    assert done["txid"] == first + 2 and (done["first"], done["last"], done["groups"]) == (first + 1, first + 1, 1)
+    assert done["txid"] == first + 2 and done["first"] == first + 1
+    # Its two commits are one group, unless the first was sealed before the second came.
+    assert done["groups"] == done["last"] - first in (1, 2)
     for connection in (c, reader, idle):
         assert content(connection) == won and one(connection, "PRAGMA integrity_check") == "ok"
     row = status(c)

@@ -25,6 +25,7 @@ mod runtime;
 mod seen;
 mod sending;
 mod shm_wal;
+mod side;
 mod upkeep;
 mod verifying;
 mod wait;

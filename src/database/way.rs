@@ -10,6 +10,7 @@ use super::live::LiveFiles;
 use super::open::at_open::{Forward, Found, Local as Finding};
 use super::open::look::{Looked, with_hot_journal};
 use super::open::roll_forward::{Roll, Rolled, Save};
+use super::side;
 use crate::capture::at_rest::{self, AtRest};
 use crate::capture::group;
 use crate::catalog::Back;
@@ -20,10 +21,10 @@ use crate::ltx::{Decoder, Header};
 use crate::replica::{Client, open_decoder};
 use crate::restore::overlay::{Local, Overlay};
 use crate::restore::tail::Here;
-use crate::sqlite::{header, wal_index};
+use crate::sqlite::header;
 use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded, Sealed};
-use crate::staging::state::{RING_LEN, State};
+use crate::staging::state::State;
 use crate::types::{Checksum, Pgno, Position, Txid};
 use crate::upload::Head;
 
@@ -166,83 +167,6 @@ impl Way {
     }
 }
 
-/// Restarts of a WAL that its salts are believed: further apart they are those of another file, chosen at random.
-const RESTARTS_MAX: u32 = 1 << 20;
-
-/// Whether the WAL beside a state is past the place at which the end was read from it. `None`: it was not read there. Each
-/// restart counts the first salt up, and comes after everything before it is in the database file.
-fn is_past(found: &AtRest, end: &Header) -> Option<bool> {
-    let (salts, frame) = end.wal.end(end.page_size)?;
-    let (here, committed) = found.wal.map(|(salts, committed)| (wal_index::halves(salts), committed))?;
-    if here == salts {
-        return (committed != frame).then_some(committed > frame);
-    }
-    let restarts = here.0.wrapping_sub(salts.0) as i32;
-    (restarts != 0 && restarts.unsigned_abs() <= RESTARTS_MAX).then_some(restarts > 0)
-}
-
-/// On which side of the end a state lies that no file holds, but that differs from the end in pages which those files
-/// wrote. `None`: nothing tells.
-pub fn is_ahead(found: &AtRest, way: &Way) -> Result<Option<bool>> {
-    if found.before.contains(&way.end().position.checksum) {
-        return Ok(Some(true));
-    }
-    let past = is_past(found, way.overlay.end());
-    if past.is_some() {
-        return Ok(past);
-    }
-    let mut page = vec![0; way.overlay.end().page_size.bytes()];
-    let here = header::parse(&found.page_1);
-    let there = if way.overlay.changes_page(Pgno::FIRST) {
-        way.overlay.read(Pgno::FIRST, &mut page)?;
-        header::parse(&page)
-    } else {
-        here
-    };
-    Ok(here.zip(there).and_then(|(here, there)| match here.changes.wrapping_sub(there.changes) as i32 {
-        0 => None,
-        difference => Some(difference > 0),
-    }))
-}
-
-/// Whether this database was at the end of the way: it remembers so, or the log's last life, which drew a number before it
-/// wrote anything, is named there.
-fn is_ours(state: &State, way: &Way) -> bool {
-    let writer = way.overlay.end().writer_id;
-    writer != 0 && writer == state.writer() || state.positions().any(|p| p == way.end().position)
-}
-
-/// Whether this database reached a position after another one. Numbers alone do not say: they start over with an emptied
-/// replica. `recorded`: where the log stands.
-fn is_later(state: &State, recorded: Option<Position>, position: Position, end: Position) -> bool {
-    let reached = reached(state, recorded);
-    let age = |wanted: Position| reached.iter().position(|&p| p == wanted);
-    match (age(position), age(end)) {
-        (Some(position), Some(end)) => position < end,
-        // Left behind: this number, or one below it, was reached again since.
-        (Some(age), None) if reached[..age].iter().any(|p| p.txid <= position.txid) => false,
-        _ => position.txid > end.txid,
-    }
-}
-
-/// The positions that this database reached, newest first, with that of the log. The page that remembers them may have lost it
-/// to the power: as the newest, or anywhere else; where it was full it may have forgotten it.
-fn reached(state: &State, recorded: Option<Position>) -> Vec<Position> {
-    let places: Vec<Option<Position>> = state.places().collect();
-    let mut reached: Vec<Position> = places.iter().flatten().copied().collect();
-    let Some(recorded) = recorded.filter(|r| places.len() < RING_LEN && !reached.contains(r)) else {
-        return reached;
-    };
-    let hole = places.iter().enumerate().filter(|(_, place)| place.is_none()).find_map(|(at, _)| {
-        let newer = places[..at].iter().flatten().last()?;
-        let older = places[at..].iter().flatten().next();
-        let fits = newer.txid > recorded.txid && older.is_none_or(|older| older.txid < recorded.txid);
-        fits.then(|| places[..at].iter().flatten().count())
-    });
-    reached.insert(hole.unwrap_or(0), recorded);
-    reached
-}
-
 impl History<'_> {
     /// What a state after a crash is that is neither the head nor the recorded position, and the way from it.
     ///
@@ -257,7 +181,7 @@ impl History<'_> {
         let local = |pgno: Pgno| self.page_of(whole, pgno);
         let remembered = state.positions().find(|p| p.checksum == whole.checksum);
         let recorded = self.log.recorded()?.map(|r| r.position);
-        if remembered.is_none() && self.is_surely_there(state) {
+        if remembered.is_none() && self.came_before(whole, state)? {
             return Ok((Finding::Crashed(Found::Ahead), None));
         }
         let files = match remembered {
@@ -269,11 +193,12 @@ impl History<'_> {
         };
         let ahead = match remembered {
             _ if way.from_position => Some(false),
-            Some(position) => Some(is_later(state, recorded, position, way.end().position)),
-            None => match is_ahead(whole, &way)? {
+            Some(position) => Some(side::is_later(state, recorded, position, way.end().position)),
+            None => match side::is_ahead(whole, &way)? {
                 // A change counter says so only of one history: where another writer made the end, it is a fork.
                 Some(true)
-                    if !whole.before.contains(&way.end().position.checksum) && !is_ours(state, &way) =>
+                    if !whole.before.contains(&way.end().position.checksum)
+                        && !side::is_ours(state, &way) =>
                 {
                     None
                 }
@@ -291,15 +216,46 @@ impl History<'_> {
         Ok((Finding::Crashed(found), (found == Found::Behind).then_some(way)))
     }
 
-    /// Whether no loss of power can have taken the end of the history from the database file: what differs came later. The order
-    /// of the positions decides, as numbers start over with an emptied replica.
-    fn is_surely_there(&self, state: &State) -> bool {
-        let Some(end) = self.head.and_then(Head::recorded).filter(|_| self.following.is_empty()) else {
-            return false;
+    /// Whether a state came after the end of the history, whatever pages they differ in: that was on disk in the database file,
+    /// or this log's last life wrote it, and WAL or page 1 count on from there.
+    fn came_before(&self, whole: &AtRest, state: &State) -> Result<bool> {
+        let end = match self.end() {
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => {
+                return Ok(false);
+            }
+            other => other?,
         };
+        let Some((end, proof)) = end.and_then(|end| Some((end, end.proof?))) else { return Ok(false) };
+        let position = Position { txid: end.range.max, checksum: proof.post };
+        let remembered = state.positions().position(|p| p == position);
+        // The order of the positions decides, as numbers start over with an emptied replica.
         let synced = state.positions().position(|p| Some(p.txid) == state.synced());
-        let end = state.positions().position(|p| p == end.position);
-        synced.zip(end).is_some_and(|(synced, end)| synced <= end)
+        if synced.zip(remembered).is_some_and(|(synced, end)| synced <= end) {
+            return Ok(true);
+        }
+        if remembered.is_none() && (end.writer_id == 0 || end.writer_id != state.writer()) {
+            return Ok(false);
+        }
+        match side::is_past(whole, &end) {
+            Some(is_past) => Ok(is_past),
+            None => Ok(self.page_1_of_end(&end)?.is_some_and(|page_1| side::counts_on(whole, &page_1))),
+        }
+    }
+
+    /// Page 1 where the last file has it.
+    fn page_1_of_end(&self, end: &Header) -> Result<Option<Vec<u8>>> {
+        let mut page = vec![0; end.page_size.bytes()];
+        let first = match (self.following.last(), self.head) {
+            (Some(sealed), _) => open_sealed(self.log, sealed.txid).and_then(|mut d| d.next_page(&mut page)),
+            (None, Some(head)) => {
+                open_decoder(self.home, &head.file).and_then(|mut d| d.next_page(&mut page))
+            }
+            (None, None) => return Ok(None),
+        };
+        match first {
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => Ok(None),
+            other => Ok((other? == Some(Pgno::FIRST)).then_some(page)),
+        }
     }
 
     /// Checksum of a page of a local state, where it can be compared with one of the end.
@@ -445,65 +401,5 @@ fn here(recorded: Option<&Recorded>, map: Option<&PageChecksums>, whole: Option<
             Some(Here { page_size: r.page_size, page_count: r.page_count, checksum: r.position.checksum })
         }
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Folder;
-
-    #[test]
-    fn positions_are_in_the_order_in_which_they_were_reached_also_where_numbering_started_over() {
-        let dir = Folder::new();
-        let state = State::open(&dir.path().join("state")).unwrap();
-        let at =
-            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
-        for (n, sum) in [(3, 30), (4, 40), (1, 50), (2, 60)] {
-            state.push_position(at(n, sum));
-        }
-        let is_later = |position, end| is_later(&state, Some(at(2, 60)), position, end);
-        assert!(is_later(at(2, 60), at(4, 40)) && !is_later(at(4, 40), at(2, 60)));
-        assert!(is_later(at(2, 60), at(1, 99)) && !is_later(at(2, 60), at(3, 99)), "by number");
-        assert!(!is_later(at(4, 40), at(3, 99)), "left behind when numbering started over");
-    }
-
-    #[test]
-    fn what_the_log_has_was_reached_after_all_that_a_page_remembers_which_lost_it() {
-        let dir = Folder::new();
-        let state = State::open(&dir.path().join("state")).unwrap();
-        let at =
-            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
-        state.push_position(at(2, 20));
-        let in_log = at(1, 30);
-        assert!(!is_later(&state, Some(in_log), at(2, 20), in_log), "its numbering started over");
-        assert!(
-            !is_later(&state, Some(in_log), at(2, 20), at(1, 40)),
-            "also where another writer made the end"
-        );
-        state.push_position(at(3, 50));
-        assert!(is_later(&state, Some(at(3, 50)), at(3, 50), at(2, 20)));
-    }
-
-    #[test]
-    fn a_place_that_the_page_lost_is_that_of_the_position_which_the_log_has() {
-        let dir = Folder::new();
-        let path = dir.path().join("state");
-        let state = State::open(&path).unwrap();
-        let at =
-            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
-        (1..=4).for_each(|n| state.push_position(at(n, 10 * n)));
-        drop(state);
-        let mut bytes = std::fs::read(&path).unwrap();
-        for lost in [0, 2] {
-            let entry = 8 * (64 + 3 * lost);
-            bytes[entry..entry + 24].fill(0);
-        }
-        std::fs::write(&path, bytes).unwrap();
-        let state = State::open(&path).unwrap();
-        assert_eq!(reached(&state, Some(at(1, 10))), [4, 2, 1].map(|n| at(n, 10 * n)));
-        assert_eq!(reached(&state, Some(at(3, 30))), [4, 3, 2].map(|n| at(n, 10 * n)));
-        assert!(is_later(&state, Some(at(1, 10)), at(4, 40), at(3, 30)), "the end is lost there, too");
-        assert!(!is_later(&state, Some(at(5, 70)), at(4, 40), at(5, 70)), "the page is older than the log");
     }
 }

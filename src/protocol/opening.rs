@@ -132,7 +132,7 @@ impl Node {
             on_conflict: OnConflict::Halt,
             rejoining: false,
             set_back: end.is_some_and(|end| state.positions().any(|position| position == end)),
-            promised: self.promised,
+            promised: self.promised && (head.is_some() || silence.is_some()),
         };
         if let Some(silence) = &silence {
             let refused = || Error::busy(format!("not opened before its replica has answered: {silence}"));

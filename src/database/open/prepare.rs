@@ -159,7 +159,8 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         on_conflict: settings.on_conflict,
         rejoining,
         set_back: end.is_some_and(|end| state.positions().any(|position| position == end)),
-        promised: settings.durability != Durability::Async,
+        // A replica that holds nothing has acknowledged nothing.
+        promised: settings.durability != Durability::Async && (head.is_some() || !home.is_known),
     };
     if let Some(silence) = &home.silence {
         findings = findings.as_if_sent().ok_or_else(|| {

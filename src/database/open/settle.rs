@@ -134,6 +134,7 @@ impl Settlement {
                     state.set_acknowledged(0, head);
                 }
                 let recorded = self.log.recorded()?.expect("BUG: going on from no position");
+                remember(state, recorded.position);
                 let base = group::reapply(&self.log, checksums, &recorded)?
                     || self.take_sums(checksums, &recorded)?;
                 let event = match trust {
@@ -159,6 +160,9 @@ impl Settlement {
                 forget(state, noted, checksums);
                 self.rebase(checksums, found.shape.page_size, found.shape.page_count, found.stored())?;
                 state.set_acknowledged(0, head);
+                if let Some(recorded) = self.log.recorded()? {
+                    remember(state, recorded.position);
+                }
                 // What was committed after the look is found by looking at everything once.
                 noted.note_all();
                 Ok((
@@ -318,6 +322,13 @@ impl Settlement {
         let checksum = head.header.proof.map_or_else(|| checksums.total(), |p| p.post);
         let position = Position { txid: head.txid(), checksum };
         self.log.set_base(Recorded { position, page_size, page_count, timestamp: head.header.timestamp })
+    }
+}
+
+/// This database was there, which a loss of power may have taken from the page that remembers it.
+fn remember(state: &State, position: Position) {
+    if !state.positions().any(|p| p == position) {
+        state.push_position(position);
     }
 }
 
