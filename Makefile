@@ -82,7 +82,10 @@ bench-small: venv library program ## the same in a few seconds, to see that it w
 power-loss: venv library program ## cuts the power at every fifth call of programs that commit (docs/power-loss.md)
 	$(PYTHON) python-tests/power_loss.py --every 5
 
-.PHONY: power-loss
+faults: venv library program ## lets every call of each kind fail, in capture, lease, upkeep and restore (docs/power-loss.md)
+	$(PYTHON) python-tests/faults.py
+
+.PHONY: power-loss faults
 
 demo: venv library program ## the main job on real data, in ten lines
 	$(PYTHON) python-tests/demo.py

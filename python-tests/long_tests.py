@@ -25,6 +25,7 @@ STEPS = [
     ("protocol", ["cargo", "test", "--quiet", "--lib", "--", "protocol::", "--nocapture"], PROTOCOL),
     ("sql-tests", [sys.executable, "python-tests/sql_tests.py"], {}),
     ("python-tests", PYTEST, {"LONG": "1"}),
+    ("faults", [sys.executable, "python-tests/faults.py"], {}),
     ("power-loss", [sys.executable, "python-tests/power_loss.py", "--every", "5"], {}),
     ("sqlite-tests", ["make", "sqlite-tests"], {}),
     ("sqlite-tests-all", ["make", "sqlite-tests-all"], {}),
