@@ -108,6 +108,10 @@ const SOURCES: &[Source] = &[
                 &[("(frame != 0 && self.get(COVERED_SALTS) == salts)", "(frame != 0)")],
             ),
             (
+                "frames_of_any_cycle",
+                &[("if word >> 32 == half_of(self.get(CYCLE)) { word as u32 } else { 0 }", "word as u32")],
+            ),
+            (
                 "mark_without_a_checksum",
                 &[(
                     "if words[0] == 0 || words[CLEAN_LEN - 1] != mix(&words[..CLEAN_LEN - 1]) {",

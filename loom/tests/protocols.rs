@@ -40,7 +40,9 @@ macro_rules! protocol {
 
 fn must_be_found(defect: &str) {
     let program = std::env::current_exe().unwrap();
-    let run = Command::new(program).args(["--ignored", "--exact", "--nocapture", defect]).output().unwrap();
+    let mut child = Command::new(program);
+    child.args(["--ignored", "--exact", "--nocapture", defect]).env("RUST_BACKTRACE", "0");
+    let run = child.output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
     assert!(said.contains("running 1 test"), "{said}");
     assert!(!run.status.success(), "the defect {defect} was not found");
@@ -125,7 +127,30 @@ protocol!(
     [state_keeps_the_frame, state_looks_at_the_salts_once]
 );
 
-/// The mark of a clean close is six words: whoever reads it while it is replaced gets one of them, or none.
+/// One process notes what it saw of a cycle of the WAL while another begins the next: that has no more frames than it has.
+macro_rules! frames_are_of_the_cycle {
+    ($module:ident) => {
+        every_order(|| {
+            use sqlitereplicate_loom::$module::State;
+            let open = || State::open(std::path::Path::new("")).unwrap();
+            let (state, of_other) = (open(), open());
+            state.set_cycle(Some(7));
+            let other = thread::spawn(move || of_other.see_frames(7, 900));
+            state.set_cycle(Some(8));
+            state.see_frames(8, 1);
+            other.join().unwrap();
+            assert!(state.frames_seen() <= 1, "{} frames of a cycle that has 1", state.frames_seen());
+        });
+    };
+}
+protocol!(
+    frames_seen_are_of_the_cycle_that_is_named,
+    frames_are_of_the_cycle,
+    state,
+    [state_frames_of_any_cycle]
+);
+
+/// The mark of a clean close is seven words: whoever reads it while it is replaced gets one of them, or none.
 macro_rules! clean_mark_is_whole {
     ($module:ident) => {
         every_order(|| {

@@ -75,7 +75,7 @@ impl WalNotes {
             // A restart while we read: what we noted is harmless, what we missed the restarter noted.
             if complete && view.header().is_some_and(|h| h.salts == header.salts) {
                 (cursor.frame, cursor.shown) = (header.mx_frame, None);
-                state.see_frames(header.mx_frame);
+                state.see_frames(header.salts, header.mx_frame);
                 return Some(NotedUpTo { header, went_cold });
             }
         }

@@ -7,7 +7,7 @@
 //!      7      number of the open group    8        writer id
 //!      9, 10  device and inode           11        who worked last
 //!     12      when the next group is due
-//!     13      newest group that was made durable in the log    14       frames of word 3's cycle that were seen
+//!     13      newest group that was made durable in the log    14       frames of a cycle that were seen, and which
 //!     15      newest txid whose state is on disk in the database file
 //!     16..23  clean mark (below)
 //!     24..27  acknowledged txid of each replica         28, 29   WAL position up to which all is acknowledged
@@ -123,12 +123,16 @@ impl State {
 
     /// Committed frames of [`State::cycle`] that some process has seen: a WAL that holds fewer lost some.
     pub fn frames_seen(&self) -> u32 {
-        self.get(FRAMES) as u32
+        let word = self.get(FRAMES);
+        if word >> 32 == half_of(self.get(CYCLE)) { word as u32 } else { 0 }
     }
 
-    pub fn see_frames(&self, frames: u32) {
-        if frames > self.frames_seen() {
-            self.set(FRAMES, frames.into());
+    /// So many frames of a cycle were seen. Another process may have begun the next one meanwhile: they are none of that.
+    pub fn see_frames(&self, salts: Salts, frames: u32) {
+        let there = self.get(FRAMES);
+        let is_more = there >> 32 != half_of(salts) || frames > there as u32;
+        if is_more && self.get(CYCLE) == salts {
+            self.set(FRAMES, half_of(salts) << 32 | u64::from(frames));
         }
     }
 
@@ -325,6 +329,11 @@ impl State {
     }
 }
 
+/// What tells a cycle from those around it: the second salt is drawn anew for each.
+fn half_of(salts: Salts) -> u64 {
+    (salts ^ (salts >> 32)) & 0xffff_ffff
+}
+
 /// A checksum of a few words (FNV-1a over their bytes); never 0, so that zeroed words are not valid.
 fn mix(words: &[u64]) -> u64 {
     let bytes = words.iter().flat_map(|w| w.to_le_bytes());
@@ -388,12 +397,18 @@ mod tests {
         let state = State::open(&dir.path().join("state")).unwrap();
         state.set_cycle(Some(1));
         state.set_cycle(Some(2));
-        state.see_frames(9);
-        state.see_frames(7);
+        state.see_frames(2, 9);
+        state.see_frames(2, 7);
+        state.see_frames(1, 20);
         state.set_cycle(Some(2));
         assert_eq!((state.cycle(), state.cycle_before()), (Some(2), Some(1)));
         assert_eq!(state.frames_seen(), 9);
         state.set_cycle(Some(3));
         assert_eq!(state.frames_seen(), 0, "another cycle begins without frames");
+        state.see_frames(3, 4);
+        state.set(FRAMES, half_of(2) << 32 | 900);
+        assert_eq!(state.frames_seen(), 0, "another process came late with those of the cycle before");
+        state.see_frames(3, 5);
+        assert_eq!(state.frames_seen(), 5);
     }
 }
