@@ -4,7 +4,7 @@
 use super::way::Way;
 use crate::capture::at_rest::AtRest;
 use crate::error::Result;
-use crate::ltx::{Header, page_checksum};
+use crate::ltx::Header;
 use crate::sqlite::{header, wal_index};
 use crate::staging::state::{RING_LEN, State};
 use crate::types::{Pgno, Position};
@@ -48,14 +48,12 @@ pub fn is_ahead(found: &AtRest, way: &Way) -> Result<Option<bool>> {
     }))
 }
 
-/// Whether a state in a rollback mode, where each commit counts in page 1, is that of a commit of the same history with this
-/// page 1, or of a later one. It is the same commit where page 1 is the same: a transaction that was rolled back leaves pages
-/// behind that were free before, and SQLite keeps no copy of those.
+/// Whether a state in a rollback mode, where each commit counts in page 1, is that of a later commit of the same history than the
+/// one with this page 1. The same count says nothing: it may be another commit.
 pub fn counts_on(here: &AtRest, there: &[u8]) -> bool {
     match (header::parse(&here.page_1), header::parse(there)) {
         (Some(local), Some(end)) if !local.wal && !end.wal => {
-            let is_same = here.page(Pgno::FIRST) == Some(page_checksum(Pgno::FIRST, there));
-            is_same || local.changes.wrapping_sub(end.changes) as i32 > 0
+            local.changes.wrapping_sub(end.changes) as i32 > 0
         }
         _ => false,
     }

@@ -181,7 +181,7 @@ impl History<'_> {
         let local = |pgno: Pgno| self.page_of(whole, pgno);
         let remembered = state.positions().find(|p| p.checksum == whole.checksum);
         let recorded = self.log.recorded()?.map(|r| r.position);
-        if remembered.is_none() && self.came_before(whole, state)? {
+        if remembered.is_none() && self.is_surely_there(state)? {
             return Ok((Finding::Crashed(Found::Ahead), None));
         }
         let files = match remembered {
@@ -189,7 +189,8 @@ impl History<'_> {
             None => Files::After(state.synced()),
         };
         let Some(way) = self.way(Some(whole.checksum), &local, files)? else {
-            return Ok((Finding::Crashed(Found::Other), None));
+            let goes_on = remembered.is_none() && self.goes_on(whole, state)?;
+            return Ok((Finding::Crashed(if goes_on { Found::Ahead } else { Found::Other }), None));
         };
         let ahead = match remembered {
             _ if way.from_position => Some(false),
@@ -216,30 +217,37 @@ impl History<'_> {
         Ok((Finding::Crashed(found), (found == Found::Behind).then_some(way)))
     }
 
-    /// Whether a state came after the end of the history, whatever pages they differ in: that was on disk in the database file,
-    /// or this log's last life wrote it, and WAL or page 1 count on from there.
-    fn came_before(&self, whole: &AtRest, state: &State) -> Result<bool> {
-        let end = match self.end() {
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => {
-                return Ok(false);
-            }
-            other => other?,
-        };
-        let Some((end, proof)) = end.and_then(|end| Some((end, end.proof?))) else { return Ok(false) };
-        let position = Position { txid: end.range.max, checksum: proof.post };
-        let remembered = state.positions().position(|p| p == position);
-        // The order of the positions decides, as numbers start over with an emptied replica.
+    /// Whether no loss of power can have taken the end of the history from the database file: what differs came later. The order
+    /// of the positions decides, as numbers start over with an emptied replica.
+    fn is_surely_there(&self, state: &State) -> Result<bool> {
+        let Some((position, _)) = self.proven_end()? else { return Ok(false) };
+        let end = state.positions().position(|p| p == position);
         let synced = state.positions().position(|p| Some(p.txid) == state.synced());
-        if synced.zip(remembered).is_some_and(|(synced, end)| synced <= end) {
-            return Ok(true);
-        }
-        if remembered.is_none() && (end.writer_id == 0 || end.writer_id != state.writer()) {
+        Ok(synced.zip(end).is_some_and(|(synced, end)| synced <= end))
+    }
+
+    /// Whether a state that no files lead from goes on from the end: that was reached by this database, or by its log's last
+    /// life, and WAL or page 1 count on from there.
+    fn goes_on(&self, whole: &AtRest, state: &State) -> Result<bool> {
+        let Some((position, end)) = self.proven_end()? else { return Ok(false) };
+        let is_ours = end.writer_id != 0 && end.writer_id == state.writer();
+        if !is_ours && !state.positions().any(|p| p == position) {
             return Ok(false);
         }
         match side::is_past(whole, &end) {
             Some(is_past) => Ok(is_past),
             None => Ok(self.page_1_of_end(&end)?.is_some_and(|page_1| side::counts_on(whole, &page_1))),
         }
+    }
+
+    /// The end of the history, where it says its state.
+    fn proven_end(&self) -> Result<Option<(Position, Header)>> {
+        let end = match self.end() {
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => return Ok(None),
+            other => other?,
+        };
+        let proven = |end: Header| Some((Position { txid: end.range.max, checksum: end.proof?.post }, end));
+        Ok(end.and_then(proven))
     }
 
     /// Page 1 where the last file has it.

@@ -30,6 +30,8 @@ use super::connection_file::SHM_REGION_BYTES;
 /// Lock slots of the wal-index, first and how many (walformat.html section 2.3.1).
 const WRITE: (c_int, c_int) = (0, 1);
 const CHECKPOINT: (c_int, c_int) = (1, 1);
+/// Of a recovery of the wal-index, which SQLite up to 3.31 follows up with `READ_1_TO_4`; nothing is restarted there.
+const RECOVERY: (c_int, c_int) = (1, 2);
 const READ_0: (c_int, c_int) = (3, 1);
 const READ_1_TO_4: (c_int, c_int) = (4, 4);
 const LEFT_OUT: &str = "a checkpoint was left out, because the WAL was started over since it began";
@@ -47,6 +49,7 @@ pub(super) struct ResetGuard {
     is_on: AtomicBool,
     holds_checkpoint: AtomicBool,
     holds_write: AtomicBool,
+    recovers: AtomicBool,
     /// The checkpoint lock is held for a restart, without SQLite's knowledge.
     is_borrowed: AtomicBool,
     /// As they were when the checkpoint began.
@@ -81,7 +84,7 @@ impl ResetGuard {
                 }
                 is_another
             }
-            READ_1_TO_4 if !in_checkpoint => {
+            READ_1_TO_4 if !in_checkpoint && !self.recovers.load(Ordering::Relaxed) => {
                 // SAFETY: by contract.
                 let granted = unsafe { shm_lock(file, CHECKPOINT, sys::SQLITE_SHM_LOCK) };
                 self.is_borrowed.store(granted, Ordering::Relaxed);
@@ -107,6 +110,7 @@ impl ResetGuard {
                 // SAFETY: by contract.
                 unsafe { self.remember(file) };
             }
+            RECOVERY => self.recovers.store(is_granted, Ordering::Relaxed),
             WRITE if is_granted => self.holds_write.store(true, Ordering::Relaxed),
             // SAFETY: by contract.
             READ_1_TO_4 if !is_granted => unsafe { self.give_back(file) },
@@ -121,6 +125,7 @@ impl ResetGuard {
     pub(super) unsafe fn unlocking(&self, file: *mut sys::sqlite3_file, slots: (c_int, c_int)) {
         match slots {
             CHECKPOINT => self.holds_checkpoint.store(false, Ordering::Relaxed),
+            RECOVERY => self.recovers.store(false, Ordering::Relaxed),
             WRITE => {
                 self.holds_write.store(false, Ordering::Relaxed);
                 // The checkpoint itself has recovered the wal-index, under this lock.
