@@ -105,11 +105,11 @@ impl Database {
         self.fenced_at.load(Ordering::SeqCst)
     }
 
-    /// It is at the end of the history of who fenced it; every page is to be compared.
-    pub(super) fn revive(&self, event: &str) {
+    /// It is at the end of the history of who fenced it; every page is to be compared. `false`: that was known.
+    pub(super) fn revive(&self, event: &str) -> bool {
         let mut phase = self.phase.lock();
         if *phase != Phase::Fenced {
-            return;
+            return false;
         }
         *phase = Phase::Cold;
         drop(phase);
@@ -122,6 +122,7 @@ impl Database {
         }
         self.runs.stays_fenced.store(false, Ordering::Relaxed);
         self.tickets.revive();
+        true
     }
 
     /// One of the three ends. The application goes on; nothing more is captured.

@@ -155,7 +155,11 @@ impl Engine {
             }
         };
         self.stand_at(db, client, &head, &to, &pages)?;
-        db.revive(&told(&to, url, &saved));
+        let event = told(&to, url, &saved);
+        if !db.revive(&event) {
+            // Another thread has found the log at its new place, and took it for another process's doing.
+            db.notices().event(&event);
+        }
         self.compare_overwritten(db);
         Ok(Rejoined { txid: to.position.txid, saved })
     }
