@@ -1,6 +1,7 @@
 """`make power-loss`: cuts the power at every call of a program that commits, and looks at what may be left (docs/power-loss.md).
 
     power_loss.py [--small] [--only TEXT] [--every N] [--states N] [--seed N] [--jobs N]
+    power_loss.py --skip NAME ...                        as if those syncs were not made, which must be found
     power_loss.py --replay TRACE --at N --state NAME     one state of a kept record again, left for a look
 """
 
@@ -10,6 +11,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import sys
@@ -35,6 +37,18 @@ SMALL = [
     "wal-full-async-20ms",
     "wal-extra-commit-0",
 ]
+# Syncs that a program could leave out: of which files, or of folders that hold such. Each must be found, or it is in vain.
+SKIPS = {
+    "database": r"db",
+    "journal": r"db-journal",
+    "wal": r"db-wal",
+    "object": r"replica/.*\.ltx",
+    "object-name": r"replica(/.*)?/",
+    "log": r"db-replica/.*\.ltx",
+    "log-name": r"db-replica(/.*)?/",
+    "state": r"db-replica/state",
+    "folder": r"/",
+}
 # Later than anything: the pretended start of the machine.
 NEVER = 1 << 62
 STATE_WORDS = {"boot": 1, "device": 9, "inode": 10, "clean": 16}
@@ -72,6 +86,20 @@ def promised(config, commits):
 def may_be_corrupt(config):
     """Whether plain SQLite itself leaves to chance that the database is whole."""
     return config["journal"] in ("memory", "off") or config["synchronous"] == "off" or config["synchronous"] == "normal" and config["journal"] != "wal"
+
+
+def without(records, skipped):
+    """The records as if the syncs of that name in SKIPS had not been made."""
+    if not skipped:
+        return records
+    names = collections.defaultdict(list, {0: ["/"]})
+    for op, file, _, _, _, data in records:
+        if op in "CMLR" and data:
+            names[file].append(data.decode().rpartition("\0")[2] + "/" * (op == "M"))
+    wanted = re.compile(SKIPS[skipped])
+    left = [r for r in records if r[0] not in "SD" or not any(wanted.fullmatch(name) for name in names[r[1]])]
+    assert len(left) < len(records), f"the program makes no sync of {skipped}"
+    return left
 
 
 class Marks:
@@ -237,7 +265,7 @@ def run(config, options):
         if done.returncode != 0:
             raise AssertionError(f"{config['name']}: {done.stdout}{done.stderr}")
         inode = (watched / "db").stat().st_ino
-        records = disk.read(trace)
+        records = without(disk.read(trace), options.skip)
         counts["calls"] = len(records)
         seen = {}
         for at, choice, left, key, marks, known in states(records, options, config["name"]):
@@ -295,7 +323,7 @@ def replay(options):
     """Puts one state of a kept record under target/power-loss/state, and says what is found in it."""
     trace = pathlib.Path(options.replay)
     kept = json.loads(trace.with_suffix(".json").read_text())
-    records = disk.read(trace)
+    records = without(disk.read(trace), options.skip)
     marks_file = next(file for op, file, _, _, _, data in records if op == "C" and data == b"marks")
     playing, marks = disk.Disk(), Marks()
     for entry in records[: options.at + 1]:
@@ -329,6 +357,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fixed", type=int, default=4)
+    parser.add_argument("--skip", choices=SKIPS)
     parser.add_argument("--replay")
     parser.add_argument("--at", type=int)
     parser.add_argument("--state")

@@ -98,10 +98,18 @@ pub fn is_fresh(stat: &FileStat) -> bool {
 /// # Errors
 /// `Io`.
 pub fn journal_is_hot(database: &Path) -> Result<bool> {
+    open_journal(database)?.map_or(Ok(false), |(file, path)| is_hot(&file, &path))
+}
+
+/// The rollback journal beside a database, with its path, where there is one.
+///
+/// # Errors
+/// `Io`.
+pub fn open_journal(database: &Path) -> Result<Option<(File, PathBuf)>> {
     let path = beside(database, "-journal");
     match File::open(&path) {
-        Ok(file) => is_hot(&file, &path),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Ok(file) => Ok(Some((file, path))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("open", &path, e)),
     }
 }
@@ -112,11 +120,8 @@ pub fn journal_is_hot(database: &Path) -> Result<bool> {
 /// # Errors
 /// `Io`.
 pub fn sync_journal(database: &Path) -> Result<()> {
-    let path = beside(database, "-journal");
-    match File::open(&path) {
-        Ok(file) => durable::sync_file(&file, &path)?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io("open", &path, e)),
+    if let Some((file, path)) = open_journal(database)? {
+        durable::sync_file(&file, &path)?;
     }
     durable::sync_folder(durable::parent(database))
 }

@@ -392,9 +392,10 @@ fn leave(database: &Database, live: &LiveFiles) {
     };
     // The marks outlast a loss of power, so what they speak of must, whatever `synchronous` says: the file, and each group, as
     // nobody looks for damaged ones where the mark is clean.
-    let is_durable = database.log.make_all_durable().is_ok() && sync_journal(&database.path).is_ok();
+    let is_durable = database.log.make_all_durable().is_ok();
     if ours
         && is_durable
+        && sync_journal(&database.path).is_ok()
         && live.base().sync().is_ok()
         && FileStat::of(&database.path).is_ok_and(|after| after == stat)
     {

@@ -59,11 +59,10 @@ pub fn counts_on(here: &AtRest, there: &[u8]) -> bool {
     }
 }
 
-/// Whether this database was at the end of the way: it remembers so, or the log's last life, which drew a number before it
-/// wrote anything, is named there.
-pub fn is_ours(state: &State, way: &Way) -> bool {
-    let writer = way.overlay.end().writer_id;
-    writer != 0 && writer == state.writer() || state.positions().any(|p| p == way.end().position)
+/// Whether this database was at a position, the end of this file: it remembers so, or the log's last life, which drew a number
+/// before it wrote anything, is named there.
+pub fn is_ours(state: &State, position: Position, end: &Header) -> bool {
+    end.writer_id != 0 && end.writer_id == state.writer() || state.remembers(position)
 }
 
 /// Whether this database reached a position after another one. Numbers alone do not say: they start over with an emptied
@@ -103,12 +102,14 @@ mod tests {
     use crate::testing::Folder;
     use crate::types::{Checksum, Txid};
 
+    fn at(n: u64, sum: u64) -> Position {
+        Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) }
+    }
+
     #[test]
     fn positions_are_in_the_order_in_which_they_were_reached_also_where_numbering_started_over() {
         let dir = Folder::new();
         let state = State::open(&dir.path().join("state")).unwrap();
-        let at =
-            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
         for (n, sum) in [(3, 30), (4, 40), (1, 50), (2, 60)] {
             state.push_position(at(n, sum));
         }
@@ -122,8 +123,6 @@ mod tests {
     fn what_the_log_has_was_reached_after_all_that_a_page_remembers_which_lost_it() {
         let dir = Folder::new();
         let state = State::open(&dir.path().join("state")).unwrap();
-        let at =
-            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
         state.push_position(at(2, 20));
         let in_log = at(1, 30);
         assert!(!is_later(&state, Some(in_log), at(2, 20), in_log), "its numbering started over");
@@ -140,8 +139,6 @@ mod tests {
         let dir = Folder::new();
         let path = dir.path().join("state");
         let state = State::open(&path).unwrap();
-        let at =
-            |n: u64, sum: u64| Position { txid: Txid::new(n).unwrap(), checksum: Checksum::from_crc(sum) };
         (1..=4).for_each(|n| state.push_position(at(n, 10 * n)));
         drop(state);
         let mut bytes = std::fs::read(&path).unwrap();

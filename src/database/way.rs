@@ -69,17 +69,21 @@ pub enum Files {
     Any,
 }
 
+/// What was read; `None` of files that are damaged or missing, which prove nothing.
+fn if_readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 impl History<'_> {
     /// Finds the pages that make the local state, with this checksum, into the end. `None`: no files prove it.
     ///
     /// # Errors
     /// `Io` of store and disk.
     pub fn way(&self, state: Option<Checksum>, local: &Local<'_>, files: Files) -> Result<Option<Way>> {
-        match self.find(state, local, files) {
-            // Damaged or missing files prove nothing.
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => Ok(None),
-            other => other,
-        }
+        if_readable(self.find(state, local, files)).map(Option::flatten)
     }
 
     fn find(&self, state: Option<Checksum>, local: &Local<'_>, files: Files) -> Result<Option<Way>> {
@@ -199,7 +203,7 @@ impl History<'_> {
                 // A change counter says so only of one history: where another writer made the end, it is a fork.
                 Some(true)
                     if !whole.before.contains(&way.end().position.checksum)
-                        && !side::is_ours(state, &way) =>
+                        && !side::is_ours(state, way.end().position, way.overlay.end()) =>
                 {
                     None
                 }
@@ -230,8 +234,7 @@ impl History<'_> {
     /// life, and WAL or page 1 count on from there.
     fn goes_on(&self, whole: &AtRest, state: &State) -> Result<bool> {
         let Some((position, end)) = self.proven_end()? else { return Ok(false) };
-        let is_ours = end.writer_id != 0 && end.writer_id == state.writer();
-        if !is_ours && !state.positions().any(|p| p == position) {
+        if !side::is_ours(state, position, &end) {
             return Ok(false);
         }
         match side::is_past(whole, &end) {
@@ -242,12 +245,8 @@ impl History<'_> {
 
     /// The end of the history, where it says its state.
     fn proven_end(&self) -> Result<Option<(Position, Header)>> {
-        let end = match self.end() {
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => return Ok(None),
-            other => other?,
-        };
         let proven = |end: Header| Some((Position { txid: end.range.max, checksum: end.proof?.post }, end));
-        Ok(end.and_then(proven))
+        Ok(if_readable(self.end())?.flatten().and_then(proven))
     }
 
     /// Page 1 where the last file has it.
@@ -260,10 +259,8 @@ impl History<'_> {
             }
             (None, None) => return Ok(None),
         };
-        match first {
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Conflict) => Ok(None),
-            other => Ok((other? == Some(Pgno::FIRST)).then_some(page)),
-        }
+        let is_first = if_readable(first)? == Some(Some(Pgno::FIRST));
+        Ok(is_first.then_some(page))
     }
 
     /// Checksum of a page of a local state, where it can be compared with one of the end.

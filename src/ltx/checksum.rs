@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn any_length_and_any_split_equal_the_definition() {
         let data: Vec<u8> = (0..600u32).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
-        for length in 0..data.len() {
+        for length in (0..data.len()).step_by(crate::testing::STRIDE) {
             let expected = slow(&data[..length]);
             assert_eq!(crc(&data[..length]), expected, "length {length}");
             let mut split = Crc64::new();

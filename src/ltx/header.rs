@@ -8,9 +8,10 @@
 //! ```
 //!
 //! The last line is ours, in bytes that the format reserves: the checksum of the database before and after the file, of
-//! mixed CRCs ([`page_checksum`](super::page_checksum)), which the format's own fields cannot hold. A file without the tag is *unproven*; a snapshot starts from nothing, so its pre is the
-//! checksum of the empty database. The format's own checksum fields are written as "none" (flags 0x2): the
-//! stock restore fails on a file that has them. Files that do have them (flags 0) are read.
+//! mixed CRCs ([`page_checksum`](super::page_checksum)), which the format's own fields cannot hold. A file without the tag is
+//! *unproven*; a snapshot starts from nothing, so its pre is the checksum of the empty database. The format's own checksum
+//! fields are written as "none" (flags 0x2): the stock restore fails on a file that has them. Files that do have them
+//! (flags 0) are read.
 
 use super::damage::Damage;
 use crate::types::{Checksum, PageSize, Timestamp, Txid, TxidRange};

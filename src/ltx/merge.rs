@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn random_merges_equal_applying_the_files_one_by_one() {
-        for seed in 0..60 {
+        for seed in 0..crate::testing::cases(60) {
             let mut random = Random::new(seed);
             let page_size = PageSize::new(512).unwrap();
             let mut state: BTreeMap<u32, Vec<u8>> = BTreeMap::new();

@@ -188,7 +188,7 @@ mod tests {
     fn any_flipped_bit_and_any_lost_byte_are_noticed_or_mean_nothing() {
         let pages = noise(2);
         let good = file(header(2, 3, 512, 5), &pages);
-        for at in 0..good.len() {
+        for at in (0..good.len()).step_by(crate::testing::STRIDE) {
             let mut bad = good.clone();
             bad[at] ^= 1 << (at % 8);
             assert!(read_in_parts(&bad).map_or(true, |found| found == pages), "byte {at}");

@@ -90,9 +90,9 @@ impl Node {
         let log = Log::open(&self.folder)?;
         let state = State::open(&self.folder.join("state"))?;
         let noted = NotedSet::open(&self.folder.join("noted"))?;
-        let same_boot = state.clean().is_some() || state.boot() == [0, 0] || state.boot() == self.boot;
+        let same_boot = state.clean().is_some() || state.is_of_boot(self.boot);
         let is_marked = state.clean().is_some_and(|clean| clean == self.db.stat());
-        if !is_marked && state.boot() != [0, 0] && state.boot() != self.boot {
+        if !is_marked && !state.is_of_boot(self.boot) {
             log.drop_damaged()?;
         }
         let recorded = log.recorded()?;
@@ -131,7 +131,7 @@ impl Node {
             on_behind: said.on_behind,
             on_conflict: OnConflict::Halt,
             rejoining: false,
-            set_back: end.is_some_and(|end| state.positions().any(|position| position == end)),
+            set_back: end.is_some_and(|end| state.remembers(end)),
             promised: self.promised && (head.is_some() || silence.is_some()),
         };
         if let Some(silence) = &silence {
@@ -157,14 +157,12 @@ impl Node {
         if let Verdict::RollForward(forward) = verdict {
             rolled = Some(self.roll_forward(&history, &state, forward, local, &mut found, way)?);
         }
-        if stored.is_some() {
-            state.set_acknowledged(0, stored);
-        }
         let is_known = silence.is_none();
         let mut settlement = Settlement {
             log,
             client: Arc::clone(&client),
             is_known,
+            stored,
             is_noted: local.is_noted(),
             head,
             found,

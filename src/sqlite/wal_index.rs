@@ -206,6 +206,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "10,000 frames")]
     fn finds_last_frame_of_page_across_regions() {
         let pgnos: Vec<u32> = (0..10_000u32).map(|i| i % 3_000 + 1).collect();
         let memory = Memory::with_frames(&pgnos);

@@ -86,6 +86,11 @@ impl State {
         [self.get(BOOT), self.get(BOOT + 1)]
     }
 
+    /// Under this boot, or never; otherwise the machine went down since.
+    pub fn is_of_boot(&self, boot: [u64; 2]) -> bool {
+        self.boot() == [0, 0] || self.boot() == boot
+    }
+
     pub fn set_boot(&self, boot: [u64; 2]) {
         self.set(BOOT, boot[0]);
         self.set(BOOT + 1, boot[1]);
@@ -249,13 +254,15 @@ impl State {
         self.set(REJOINED, self.rejoined().wrapping_add(1));
     }
 
+    /// The words of the clean mark, each read once; `None` after anything but a clean close.
+    fn clean_words(&self) -> Option<[u64; CLEAN_LEN]> {
+        let words: [u64; CLEAN_LEN] = std::array::from_fn(|i| self.get(CLEAN + i));
+        (words[0] != 0 && words[CLEAN_LEN - 1] == mix(&words[..CLEAN_LEN - 1])).then_some(words)
+    }
+
     /// The database at rest, as our last close left it; `None` after anything but a clean close.
     pub fn clean(&self) -> Option<FileStat> {
-        let words: [u64; CLEAN_LEN] = std::array::from_fn(|i| self.get(CLEAN + i));
-        if words[0] == 0 || words[CLEAN_LEN - 1] != mix(&words[..CLEAN_LEN - 1]) {
-            return None;
-        }
-        Some(FileStat {
+        self.clean_words().map(|words| FileStat {
             device: self.get(DEVICE),
             inode: words[1],
             size: words[2],
@@ -266,7 +273,7 @@ impl State {
 
     /// Change tag of page 1 of the database at rest.
     pub fn clean_tag(&self) -> Option<u64> {
-        self.clean().map(|_| self.get(CLEAN + CLEAN_TAG))
+        self.clean_words().map(|words| words[CLEAN_TAG])
     }
 
     /// Sets the clean mark, the file as it is and the change tag of its page 1, or takes it away.
@@ -297,7 +304,12 @@ impl State {
         self.places().flatten()
     }
 
-    /// The same; `None` for one that a loss of power took.
+    /// Whether this database was there.
+    pub fn remembers(&self, position: Position) -> bool {
+        self.positions().any(|known| known == position)
+    }
+
+    /// [`State::positions`]; `None` for one that a loss of power took.
     pub fn places(&self) -> impl Iterator<Item = Option<Position>> + '_ {
         let pushed = self.get(PUSHED) as usize;
         (pushed.saturating_sub(RING_LEN)..pushed).rev().map(|at| {

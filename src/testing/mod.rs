@@ -9,6 +9,14 @@ pub mod workload;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// How many of so many cases a test tries: all of them, but under miri, which is a thousand times slower, a few.
+pub const fn cases(count: u64) -> u64 {
+    if cfg!(miri) { count.div_ceil(100) } else { count }
+}
+
+/// How far a test steps that tries every place of something: one by one, but for miri.
+pub const STRIDE: usize = if cfg!(miri) { 97 } else { 1 };
+
 /// An empty folder that goes with the value.
 pub struct Folder(PathBuf);
 

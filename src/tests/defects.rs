@@ -1,7 +1,7 @@
 //! Defects that are put into the product, one at a time: a test must fail with each, and pass without it.
 //!
 //! The tests run in processes of their own, because most of what they look at happens on other threads. The defects of the
-//! protocol have directed schedules ([`crate::protocol`]), those of fsyncs a recorder of system calls (`docs/power-loss.md`).
+//! protocol have directed schedules ([`crate::protocol`]).
 
 use std::process::Command;
 
@@ -11,7 +11,9 @@ use crate::testing::mutation::SEEDED;
 fn run(test: &str, defect: Option<&str>) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test]).env_remove("SEEDED_DEFECT");
-    defect.map(|name| command.env("SEEDED_DEFECT", name));
+    if let Some(name) = defect {
+        command.env("SEEDED_DEFECT", name);
+    }
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("running 1 test"), "{test} is no test:\n{text}");

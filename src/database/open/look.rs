@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::capture::at_rest::{self, AtRest, Frames, Hot};
-use crate::database::live::{LiveFiles, beside, journal_is_hot, read_at};
+use crate::database::live::{LiveFiles, beside, journal_is_hot, open_journal, read_at};
 use crate::database::open::at_open::{Found, Local};
 use crate::database::open::roll_forward::Stills;
 use crate::error::{Error, Result};
@@ -188,24 +188,19 @@ impl Signs {
 /// The machine went down without a clean close, or in the middle of a transaction after it, or it brought back the journal of
 /// the last one: what was not synced may be gone.
 fn power_was_lost(database: &Path, state: &State) -> Result<bool> {
-    let is_another_boot = state.boot() != [0, 0] && state.boot() != boot_id()?;
-    Ok(is_another_boot && (state.clean().is_none() || journal_is_hot(database)?))
+    Ok(!state.is_of_boot(boot_id()?) && (state.clean().is_none() || journal_is_hot(database)?))
 }
 
 /// The machine went down since the log was written, and it is not the clean mark of this very file that says that it was on disk
 /// by then: somebody may have copied log and file.
 pub fn log_may_be_torn(database: &Path, state: &State) -> Result<bool> {
     let is_marked = state.clean().is_some_and(|clean| FileStat::of(database).is_ok_and(|now| now == clean));
-    Ok(!is_marked && state.boot() != [0, 0] && state.boot() != boot_id()?)
+    Ok(!is_marked && !state.is_of_boot(boot_id()?))
 }
 
 /// Runs `body` with the journal that the next reader would play back.
 pub fn with_hot_journal<T>(path: &Path, body: impl FnOnce(Option<&Hot<'_>>) -> Result<T>) -> Result<T> {
-    let journal = beside(path, "-journal");
-    let file = match File::open(&journal) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return body(None),
-        other => other.map_err(|e| Error::io("open", &journal, e))?,
-    };
+    let Some((file, journal)) = open_journal(path)? else { return body(None) };
     let size = file.metadata().map_err(|e| Error::io("look at", &journal, e))?.len();
     let read = |offset: u64, buffer: &mut [u8]| read_at(&file, &journal, offset, buffer);
     let exists = |name: &[u8]| Path::new(OsStr::from_bytes(name)).exists();

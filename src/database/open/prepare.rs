@@ -61,8 +61,6 @@ pub struct Prepared {
     verdict: Option<Verdict>,
     /// The file as it was when it was looked at.
     pub(in crate::database) looked_at: Option<FileStat>,
-    /// A group that the replica has, though the log did not know.
-    stored: Option<Txid>,
 }
 
 /// Decides over the open.
@@ -102,16 +100,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
     if !lock_users(&users, settings.open_timeout)? {
         let settlement = settlement(log, &home, None);
         let silence = home.silence;
-        return Ok(Prepared {
-            settings,
-            claim,
-            users,
-            silence,
-            settlement,
-            verdict: None,
-            looked_at: None,
-            stored: None,
-        });
+        return Ok(Prepared { settings, claim, users, silence, settlement, verdict: None, looked_at: None });
     }
     let head = home.look()?;
     check_leases(&home, &settings)?;
@@ -158,7 +147,7 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         on_behind: settings.on_behind,
         on_conflict: settings.on_conflict,
         rejoining,
-        set_back: end.is_some_and(|end| state.positions().any(|position| position == end)),
+        set_back: end.is_some_and(|end| state.remembers(end)),
         // A replica that holds nothing has acknowledged nothing.
         promised: settings.durability != Durability::Async && (head.is_some() || !home.is_known),
     };
@@ -188,10 +177,11 @@ fn prepare_in(settings: Settings, base: BaseVfs, claim: Claim, mut home: Home, l
         None => looked.stills.database(),
     };
     let is_noted = findings.local.is_noted();
-    let settlement = Settlement { is_noted, found: looked.whole, rolled, ..settlement(log, &home, head) };
+    let settlement =
+        Settlement { stored, is_noted, found: looked.whole, rolled, ..settlement(log, &home, head) };
     let silence = home.silence;
     let mut prepared =
-        Prepared { settings, claim, users, silence, settlement, verdict: Some(verdict), looked_at, stored };
+        Prepared { settings, claim, users, silence, settlement, verdict: Some(verdict), looked_at };
     match verdict {
         Verdict::Refuse(why) => Err(prepared.refusal(why, &findings)),
         Verdict::Restore => {
@@ -210,6 +200,7 @@ fn settlement(log: Log, home: &Home, head: Option<Head>) -> Settlement {
         client: Arc::clone(&home.client),
         is_known: home.is_known,
         head,
+        stored: None,
         is_noted: true,
         found: None,
         restored: None,
@@ -269,9 +260,6 @@ impl Prepared {
             if self.settlement.head.as_ref().is_some_and(|head| head.file.level == Level::CAPTURED) {
                 // A process that was killed may have stored it and not made it last.
                 self.settlement.client.make_durable(Level::CAPTURED)?;
-            }
-            if self.stored.is_some() {
-                state.set_acknowledged(0, self.stored);
             }
             (phase, event, error) = self.settlement.apply(verdict, &state, &noted, &mut checksums)?;
             let was_put_there =

@@ -19,7 +19,7 @@ use crate::staging::checksums::PageChecksums;
 use crate::staging::log::{Log, Recorded};
 use crate::staging::noted::NotedSet;
 use crate::staging::state::State;
-use crate::types::{Checksum, Pgno, Position};
+use crate::types::{Checksum, Pgno, Position, Txid};
 use crate::upload::{Head, Outcome, Uploader};
 
 /// A local log and its replica, between the verdict and the first cycle.
@@ -29,6 +29,8 @@ pub struct Settlement {
     /// The replica has said where its history ends.
     pub is_known: bool,
     pub head: Option<Head>,
+    /// A group that the replica has, though the log did not know.
+    pub stored: Option<Txid>,
     /// Every change of the file since the recorded position is noted.
     pub is_noted: bool,
     /// The whole state of the file, where it was read.
@@ -107,6 +109,9 @@ impl Settlement {
         noted: &NotedSet,
         checksums: &mut PageChecksums,
     ) -> Result<(Phase, Option<String>, Option<String>)> {
+        if self.stored.is_some() {
+            state.set_acknowledged(0, self.stored);
+        }
         let head = self.head.as_ref().map(Head::txid);
         let url = self.client.url().to_owned();
         match verdict {
@@ -327,7 +332,7 @@ impl Settlement {
 
 /// This database was there, which a loss of power may have taken from the page that remembers it.
 fn remember(state: &State, position: Position) {
-    if !state.positions().any(|p| p == position) {
+    if !state.remembers(position) {
         state.push_position(position);
     }
 }

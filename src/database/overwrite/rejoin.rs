@@ -121,7 +121,7 @@ impl Engine {
                 "{url} ends in a file of another program, which proves no state: nothing can be put in place of {path}"
             )));
         };
-        if db.state.positions().any(|position| position == to.position) {
+        if db.state.remembers(to.position) {
             return Err(Error::conflict(format!(
                 "{url} ends at txid {}, an earlier state of {path}: nobody else continued its history, an older copy of the \
                  replica was put back; put the newer one back and open the database again",
