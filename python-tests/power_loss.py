@@ -1,7 +1,7 @@
 """`make power-loss`: cuts the power at every call of a program that commits, and looks at what may be left (docs/power-loss.md).
 
     power_loss.py [--small] [--only TEXT] [--every N] [--states N] [--seed N] [--jobs N]
-    power_loss.py --skip NAME ...                        as if those syncs were not made, which must be found
+    power_loss.py --skip NAME --first ...                as if those syncs were not made, which must be found
     power_loss.py --replay TRACE --at N --state NAME     one state of a kept record again, left for a look
 """
 
@@ -287,10 +287,13 @@ def run(config, options):
             except Finding as finding:
                 counts["findings"] += 1
                 findings.append((at, choice.name, str(finding)))
+                if options.first:
+                    break
         if findings:
             KEPT.mkdir(parents=True, exist_ok=True)
-            shutil.copy(trace, KEPT / f"{config['name']}.trace")
-            (KEPT / f"{config['name']}.json").write_text(json.dumps({"config": config, "inode": inode}))
+            kept = config["name"] + (f"-without-{options.skip}" if options.skip else "")
+            shutil.copy(trace, KEPT / f"{kept}.trace")
+            (KEPT / f"{kept}.json").write_text(json.dumps({"config": config, "inode": inode, "skip": options.skip}))
     finally:
         checker.end()
         shutil.rmtree(base)
@@ -323,7 +326,7 @@ def replay(options):
     """Puts one state of a kept record under target/power-loss/state, and says what is found in it."""
     trace = pathlib.Path(options.replay)
     kept = json.loads(trace.with_suffix(".json").read_text())
-    records = without(disk.read(trace), options.skip)
+    records = without(disk.read(trace), kept["skip"])
     marks_file = next(file for op, file, _, _, _, data in records if op == "C" and data == b"marks")
     playing, marks = disk.Disk(), Marks()
     for entry in records[: options.at + 1]:
@@ -358,6 +361,7 @@ def main(arguments=None):
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fixed", type=int, default=4)
     parser.add_argument("--skip", choices=SKIPS)
+    parser.add_argument("--first", action="store_true", help="of each program the first finding is enough")
     parser.add_argument("--replay")
     parser.add_argument("--at", type=int)
     parser.add_argument("--state")

@@ -58,5 +58,41 @@ def test_a_file_with_the_times_of_the_last_close_and_another_page_1_was_not_clos
     assert_equal(machine.replica, machine.database)
 
 
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_log_whose_state_page_is_gone_is_looked_through_for_torn_groups(machine, journal):
+    with machine.writer() as writer:
+        begin(writer, journal)
+        for statement in GROUPS[0]:
+            run(writer, statement, "sync")
+        writer.kill()
+    groups = sorted((machine.log / "ltx").glob("*.ltx"))
+    groups[-1].write_bytes(b"")
+    state = machine.log / "state"
+    state.write_bytes(bytes(state.stat().st_size))
+    row = machine.open(insert())
+    assert row["state"] in ("Live", "Cold") and row["last_error"] is None, row
+    assert_equal(machine.replica, machine.database)
+
+
+# What each sync is for: a program that shows it, at which calls and states.
+SKIPS = {
+    "database": "delete-full-async-0",
+    "journal": "delete-full-async-0",
+    "wal": "wal-full-async-0",
+    "folder": "delete-extra-commit-0",
+    "object": "delete-extra-commit-0",
+    "object-name": "wal-normal-commit-0",
+    "log": "wal-full-async-20ms",
+    "log-name": "wal-full-async-20ms",
+    "state": "persist-full-commit-0",
+}
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_a_sync_that_is_left_out_is_found(skip, capsys):
+    arguments = ["--skip", skip, "--only", SKIPS[skip], "--every", "61", "--states", "1", "--first"]
+    assert power_loss.main(arguments) == 1, capsys.readouterr().out
+
+
 def test_what_was_committed_outlasts_a_loss_of_power_at_any_call():
     assert power_loss.main(["--small"]) == 0

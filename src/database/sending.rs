@@ -16,7 +16,7 @@ use super::followed::Database;
 use super::overwrite::rejoin;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::staging::log::Groups;
+use crate::staging::groups::Groups;
 use crate::types::Txid;
 use crate::upload::{Outcome, Uploader};
 

@@ -24,7 +24,8 @@ use crate::fs::durable;
 use crate::restore::tail::{self, Here};
 use crate::restore::{self, apply};
 use crate::staging::checksums::PageChecksums;
-use crate::staging::log::{Groups, Log, Recorded};
+use crate::staging::groups::Groups;
+use crate::staging::log::{Log, Recorded};
 use crate::staging::noted::NotedSet;
 use crate::staging::sent::{self, Sent};
 use crate::staging::state::State;
@@ -92,7 +93,7 @@ impl Node {
         let noted = NotedSet::open(&self.folder.join("noted"))?;
         let same_boot = state.clean().is_some() || state.is_of_boot(self.boot);
         let is_marked = state.clean().is_some_and(|clean| clean == self.db.stat());
-        if !is_marked && !state.is_of_boot(self.boot) {
+        if !is_marked && state.boot() != self.boot {
             log.drop_damaged()?;
         }
         let recorded = log.recorded()?;
@@ -152,7 +153,7 @@ impl Node {
         }
         let before = self.own_commits(world);
         let known = state.positions().any(|p| Some(p.checksum) == self.db.state());
-        self.check_reverted(world, &history, verdict, said, recorded.as_ref(), known);
+        self.check_reverted(world, &history, verdict, said, &findings, known);
         let mut rolled = None;
         if let Verdict::RollForward(forward) = verdict {
             rolled = Some(self.roll_forward(&history, &state, forward, local, &mut found, way)?);
@@ -388,7 +389,7 @@ impl Node {
         history: &History<'_>,
         verdict: Verdict,
         said: Said,
-        recorded: Option<&Recorded>,
+        findings: &Findings,
         remembered: bool,
     ) {
         let goes_on = matches!(verdict, Verdict::GoOn(_) | Verdict::LocalWins | Verdict::Continue);
@@ -407,7 +408,7 @@ impl Node {
         let unsent = history.following.iter().map(|sealed| sealed.proof.post);
         // Also what is acknowledged to somebody a moment later: of the head, of files that are sent before this state, and
         // where the log stands, when the store is silent.
-        let noted = recorded.map(|recorded| recorded.position.checksum);
+        let noted = findings.recorded.map(|recorded| recorded.position.checksum);
         let given_up = not_here(&mut head.into_iter().chain(unsent).chain(noted));
         let lost = not_here(&mut head.into_iter());
         let reverted = world.with(|inner| inner.checker.owed()).common(lost);
@@ -415,9 +416,9 @@ impl Node {
         let state = self.db.state();
         // A position that was lost to another writer is in no history, though the log remembers it.
         let was_history = state.is_some_and(|state| world.with(|inner| inner.checker.was_history(state)));
-        let is_known = remembered && was_history || recorded.map(|r| r.position.checksum) == state;
+        let is_known = remembered && was_history || noted == state;
         let is_doubt = matches!(verdict, Verdict::LocalWins | Verdict::GoOn(Base::Doubt | Base::Changed))
-            && !self.promised
+            && !findings.promised
             && !is_known;
         // Files that the local log has still to send bring it back.
         let is_behind = matches!(verdict, Verdict::GoOn(Base::Holds)) && self.db.now().is_none();

@@ -6,18 +6,17 @@
 //! (`docs/local-log.md`). After a loss of power a file that is not whole is dropped. The newest
 //! one stays, because it says where the history of this database stands; a *base* (`base-<txid>-<checksum>`) says
 //! so where the log starts from a restored copy. The number of a new group therefore comes from the names in this
-//! folder; a process remembers them ([`Groups`]) only until another one has worked here.
+//! folder; a process remembers them ([`super::groups`]) only until another one has worked here.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use super::sent::{self, Sent};
+use super::sent;
 use crate::error::{Error, Kind, Result};
 use crate::fs::LockFile;
 use crate::fs::durable::{self, Temp};
-use crate::ltx::{self, Header, Proof};
+use crate::ltx::{self, Damage, Header, Proof};
 use crate::types::{Checksum, PageSize, Position, Timestamp, Txid, TxidRange};
 
 const FORMAT: &str = "sqlitereplicate log 2\n";
@@ -63,118 +62,6 @@ impl Sealed {
             page_count: self.page_count,
             timestamp: self.timestamp,
         }
-    }
-}
-
-/// The sealed groups in the log, remembered by the process that worked on it last: txid and bytes of each.
-#[derive(Default)]
-pub struct Groups {
-    sizes: BTreeMap<Txid, u64>,
-    bytes: u64,
-    /// The one that this process sealed last.
-    added: Option<Sealed>,
-    /// The newest that nobody needs: it goes when the next group is written in its place.
-    unneeded: Option<Txid>,
-}
-
-impl Groups {
-    /// Reads them from the folder.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn read(log: &Log) -> Result<Groups> {
-        let mut sizes = BTreeMap::new();
-        for txid in log.txids()? {
-            sizes.insert(txid, std::fs::metadata(log.path_of(txid)).map_or(0, |m| m.len()));
-        }
-        let bytes = sizes.values().sum();
-        Ok(Groups { sizes, bytes, added: None, unneeded: None })
-    }
-
-    /// Adds the group that this process has just sealed.
-    pub fn add(&mut self, sealed: Sealed) {
-        self.sizes.insert(sealed.txid, sealed.size);
-        self.bytes += sealed.size;
-        self.added = Some(sealed);
-    }
-
-    pub fn contains(&self, txid: Txid) -> bool {
-        self.sizes.contains_key(&txid)
-    }
-
-    /// Txid of the newest.
-    pub fn newest(&self) -> Option<Txid> {
-        self.sizes.last_key_value().map(|(&txid, _)| txid)
-    }
-
-    /// Those after `txid`, ascending; all of them after `None`.
-    pub fn after(&self, txid: Option<Txid>) -> Vec<Txid> {
-        let from = txid.map_or(Txid::FIRST, Txid::next);
-        self.sizes.range(from..).map(|(&txid, _)| txid).collect()
-    }
-
-    /// The group sealed as `txid`.
-    ///
-    /// # Errors
-    /// As [`Log::sealed`].
-    pub fn get(&self, log: &Log, txid: Txid) -> Result<Sealed> {
-        self.added.filter(|sealed| sealed.txid == txid).map_or_else(|| log.sealed(txid), Ok)
-    }
-
-    /// Removes those up to `txid` from the log, into `sent` if that keeps any; else the newest of them when the next group is
-    /// sealed, which is written in its place. The newest of all stays,
-    /// and so does `durable`: until a later one survives a loss of power, it alone says afterwards where the history stood.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn forget_to(&mut self, log: &Log, txid: Txid, durable: Option<Txid>, sent: &mut Sent) -> Result<()> {
-        let newest = self.newest();
-        let gone = |t: &Txid| *t <= txid && Some(*t) != newest && Some(*t) != durable;
-        let mut gone: Vec<Txid> = self.sizes.range(..=txid).map(|(&t, _)| t).filter(gone).collect();
-        if !sent.keeps() {
-            self.unneeded = gone.pop();
-            return gone.into_iter().try_for_each(|txid| self.forget(log, txid));
-        }
-        for txid in gone {
-            sent.take(log, txid, self.sizes.get(&txid).copied().unwrap_or(0))?;
-            self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, log: &Log, txid: Txid) -> Result<()> {
-        log.forget(txid)?;
-        self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
-        Ok(())
-    }
-
-    /// A file to be written anew as the next group.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn take_unneeded(&mut self, log: &Log) -> Result<Option<Temp>> {
-        let Some(txid) = self.unneeded.take() else { return Ok(None) };
-        let temp = Temp::of_unneeded(&log.path_of(txid)).ok();
-        if temp.is_none() {
-            self.forget(log, txid)?;
-        } else {
-            self.bytes -= self.sizes.remove(&txid).unwrap_or(0);
-        }
-        Ok(temp)
-    }
-
-    /// Removes at once what would be removed when the next group is sealed.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn forget_unneeded(&mut self, log: &Log) -> Result<()> {
-        self.unneeded.take().map_or(Ok(()), |txid| self.forget(log, txid))
-    }
-
-    /// Bytes of those that somebody may need.
-    pub fn bytes(&self) -> u64 {
-        let unneeded = self.unneeded.and_then(|txid| self.sizes.get(&txid));
-        self.bytes - unneeded.copied().unwrap_or(0)
     }
 }
 
@@ -265,8 +152,16 @@ impl Log {
         let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
         let size = file.metadata().map_err(|e| Error::io("look at", &path, e))?.len();
         let mut bytes = [0; Header::BYTES];
-        file.read_exact(&mut bytes).map_err(|e| Error::io("read", &path, e))?;
-        let (header, _) = Header::decode(&bytes).map_err(|damage| damage.at(&path.to_string_lossy(), 0))?;
+        let header = match file.read_exact(&mut bytes) {
+            Ok(()) => Header::decode(&bytes).map(|(header, _)| header),
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(Damage::Truncated),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        let header = header.map_err(|damage| {
+            let told = damage.at(&path.to_string_lossy(), 0);
+            let folder = self.folder.display();
+            Error::corrupt(format!("{told}; move the folder {folder} away to start from a full scan"))
+        })?;
         Sealed::of(&header, size).filter(|sealed| sealed.txid == txid).ok_or_else(|| {
             Error::corrupt(format!("{} is not a group sealed by this program", path.display()))
         })
@@ -462,7 +357,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ltx::{WalSpan, sample};
     use crate::testing::Folder;
@@ -477,7 +372,7 @@ mod tests {
         }
     }
 
-    fn seal(log: &Log, n: u64) -> Result<u64> {
+    pub fn seal(log: &Log, n: u64) -> Result<u64> {
         let r = recorded(n);
         let header = Header {
             page_size: r.page_size,
@@ -511,6 +406,20 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_was_cut_off_is_damaged_and_says_what_to_do() {
+        let dir = Folder::new();
+        let log = Log::open(&dir.path().join("db-replica")).unwrap();
+        seal(&log, 1).unwrap();
+        let path = log.path_of(Txid::new(1).unwrap());
+        std::fs::write(&path, &std::fs::read(&path).unwrap()[..Header::BYTES - 1]).unwrap();
+        let error = log.recorded().unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        let told = error.to_string();
+        assert!(told.contains("0000000000000001-0000000000000001.ltx is damaged"), "{told}");
+        assert!(told.contains("move the folder") && told.contains("db-replica away"), "{told}");
+    }
+
+    #[test]
     fn position_is_that_of_the_newest_group_or_base() {
         let dir = Folder::new();
         let log = Log::open(&dir.path().join("db-replica")).unwrap();
@@ -525,37 +434,6 @@ mod tests {
         assert_eq!(log.txids().unwrap(), [recorded(7).position.txid]);
         log.reset().unwrap();
         assert_eq!(Log::open(log.folder()).unwrap().recorded().unwrap(), None);
-    }
-
-    #[test]
-    fn groups_are_forgotten_oldest_first_and_the_newest_stays() {
-        let dir = Folder::new();
-        let log = Log::open(&dir.path().join("db-replica")).unwrap();
-        for n in 3..6 {
-            seal(&log, n).unwrap();
-        }
-        let txid = |n| Txid::new(n).unwrap();
-        let (mut groups, mut none) = (Groups::read(&log).unwrap(), Sent::new(&log, 0));
-        assert_eq!(groups.after(Some(txid(3))), [txid(4), txid(5)]);
-        assert_eq!(groups.bytes(), 3 * Header::BYTES as u64);
-        groups.forget_to(&log, txid(3), None, &mut none).unwrap();
-        assert_eq!(
-            (groups.bytes(), log.txids().unwrap().len()),
-            (2 * Header::BYTES as u64, 3),
-            "3 goes later"
-        );
-        seal(&log, 6).unwrap();
-        groups.add(log.sealed(txid(6)).unwrap());
-        groups.forget_to(&log, txid(9), Some(txid(4)), &mut none).unwrap();
-        assert_eq!(log.txids().unwrap(), [txid(4), txid(5), txid(6)], "what survives a loss of power stays");
-        groups.forget_to(&log, txid(9), Some(txid(6)), &mut none).unwrap();
-        assert_eq!(groups.bytes(), Header::BYTES as u64);
-        assert_eq!(log.txids().unwrap(), [txid(5), txid(6)]);
-        let temp = groups.take_unneeded(&log).unwrap().expect("5 is there and nobody needs it");
-        assert_eq!(log.txids().unwrap(), [txid(6)]);
-        assert_eq!((groups.after(None), groups.contains(txid(5))), (vec![txid(6)], false));
-        drop(temp);
-        assert!(groups.take_unneeded(&log).unwrap().is_none());
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 mod aside;
 pub mod checksums;
+pub mod groups;
 pub mod log;
 pub mod noted;
 pub mod seed;

@@ -191,11 +191,11 @@ fn power_was_lost(database: &Path, state: &State) -> Result<bool> {
     Ok(!state.is_of_boot(boot_id()?) && (state.clean().is_none() || journal_is_hot(database)?))
 }
 
-/// The machine went down since the log was written, and it is not the clean mark of this very file that says that it was on disk
-/// by then: somebody may have copied log and file.
+/// The machine went down since the log was written, or the state page is gone that says under which boot that was; and it is not
+/// the clean mark of this very file that says that the log was on disk by then: somebody may have copied log and file.
 pub fn log_may_be_torn(database: &Path, state: &State) -> Result<bool> {
     let is_marked = state.clean().is_some_and(|clean| FileStat::of(database).is_ok_and(|now| now == clean));
-    Ok(!is_marked && !state.is_of_boot(boot_id()?))
+    Ok(!is_marked && state.boot() != boot_id()?)
 }
 
 /// Runs `body` with the journal that the next reader would play back.

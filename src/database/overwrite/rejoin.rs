@@ -35,7 +35,8 @@ use crate::ffi::hooks::BaseVfs;
 use crate::fs::durable;
 use crate::replica::Client;
 use crate::restore;
-use crate::staging::log::{Groups, Log, Recorded};
+use crate::staging::groups::Groups;
+use crate::staging::log::{Log, Recorded};
 use crate::types::{Checksum, Pgno, Txid};
 use crate::upload::{Head, Uploader};
 
