@@ -228,6 +228,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "5,000 frames")]
     fn missing_region_is_not_an_absent_page() {
         let mut memory = Memory::with_frames(&vec![7; 5_000]);
         memory.0.pop();

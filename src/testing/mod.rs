@@ -15,7 +15,7 @@ pub const fn cases(count: u64) -> u64 {
 }
 
 /// How far a test steps that tries every place of something: one by one, but for miri.
-pub const STRIDE: usize = if cfg!(miri) { 97 } else { 1 };
+pub const STRIDE: usize = if cfg!(miri) { 397 } else { 1 };
 
 /// An empty folder that goes with the value.
 pub struct Folder(PathBuf);

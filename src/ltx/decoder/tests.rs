@@ -11,6 +11,9 @@ use std::io::Write;
 
 type Pages = Vec<(u32, Vec<u8>)>;
 
+/// The page sizes, as powers of two.
+const BITS: std::ops::RangeInclusive<u64> = 9..=if cfg!(miri) { 10 } else { 16 };
+
 fn decode(bytes: &[u8]) -> Result<(Header, Pages)> {
     let mut decoder = Decoder::new(bytes, "x.ltx")?;
     let mut page = vec![0; decoder.header().page_size.bytes()];
@@ -108,7 +111,7 @@ fn encodes_minimal_file_v3() {
 
 #[test]
 fn random_files_of_every_page_size_read_back() {
-    for bits in 9..=if cfg!(miri) { 10 } else { 16 } {
+    for bits in BITS {
         for seed in 0..crate::testing::cases(6) {
             let mut random = Random::new(seed * 100 + bits);
             let mut header = header(1 + seed % 2, 9, 1 << bits, 1 + random.below(40) as u32);
@@ -150,7 +153,7 @@ fn file_without_pages_is_an_empty_group() {
 
 #[test]
 fn lz4_frames_of_older_writers_are_read() {
-    for bits in 9..=16 {
+    for bits in BITS {
         let mut random = Random::new(bits);
         let header = header(1, 2, 1 << bits, 3);
         let pages: Pages = (1..=3).map(|pgno| (pgno, random.page(header.page_size))).collect();
