@@ -165,7 +165,9 @@ impl Source {
 /// The line index of `#[cfg(test)]` in front of `mod tests`.
 fn tests_at_foot(text: &str) -> Option<usize> {
     let lines: Vec<&str> = text.lines().collect();
-    lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests"))
+    lines.windows(2).position(|pair| {
+        pair[0] == "#[cfg(test)]" && pair[1].trim_start_matches("pub(super) ").starts_with("mod tests")
+    })
 }
 
 /// The line without a `//` comment; one inside a text, after a colon as in a URL, does not count.
