@@ -16,7 +16,7 @@ def tell(**what):
 
 class Host:
     def __init__(self, folder, config):
-        self.folder, self.config, self.number = folder, config, 0
+        self.folder, self.config, self.number = folder, config, config.get("before", 0)
         self.database, self.replica = f"{folder}/db", f"{folder}/replica"
         self.parameters = {
             "replica_interval": "0",
@@ -95,10 +95,25 @@ class Host:
             self.sync(connection, 20)
             connection.close()
 
+    def forward(self):
+        """A database behind its replica is rolled forward when it is opened, and goes on from there."""
+        connection = self.open()
+        if connection:
+            self.commit(connection, "INSERT INTO t(x) VALUES (1)")
+            self.sync(connection, 1)
+            connection.close()
+        self.heal()
+        connection = self.open()
+        if connection:
+            self.commit(connection, "INSERT INTO t(x) VALUES (2)")
+            self.sync(connection, 20)
+            connection.close()
+
     def lease(self):
         """The same with a lease, which is taken, renewed and handed back."""
         connection = self.open()
         if connection:
+            self.ask(connection, "SELECT replica_lease_acquire(NULL, 1)")
             self.commit(connection, "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x)")
             self.ask(connection, "SELECT replica_lease_renew()")
             self.commit(connection, "INSERT INTO t(x) VALUES (1)")

@@ -45,6 +45,7 @@ BOUND = 60
 # Of one kind; then it ends.
 FINDINGS_MAX = 5
 NOT_ACKNOWLEDGED = 51210
+FORWARD = {"replica_on_behind": "rollforward"}
 LEASE = {"replica_lease": "auto", "replica_lease_ttl": "3s"}
 
 
@@ -56,6 +57,10 @@ def works():
     for journal in ("wal", "delete"):
         yield f"sqlite-{journal}", {"work": "capture", "journal": journal, "durability": "async"}, THEIRS
     yield "lease", {"work": "lease", "journal": "delete", "durability": "async", "settings": LEASE}, OURS
+    required = {**LEASE, "replica_lease": "required"}
+    yield "lease-required", {"work": "lease", "journal": "wal", "durability": "async", "settings": required}, OURS
+    for journal in ("wal", "delete"):
+        yield f"forward-{journal}", {"work": "forward", "journal": journal, "durability": "async", "settings": FORWARD}, "-"
     yield "compact", {"work": "compact", "journal": "wal", "durability": "async"}, OURS
     yield "restore", {"work": "restore", "journal": "wal", "durability": "async"}, "-"
 
@@ -83,15 +88,20 @@ def told(text):
 
 
 def made_before(folder, config):
-    """What upkeep and restore find: a replica of some files, old enough to be merged."""
-    if config["work"] not in ("compact", "restore"):
+    """What upkeep and restore find: a replica of some files, old enough to be merged. What a roll forward finds: a database
+    that is behind it."""
+    if config["work"] not in ("compact", "restore", "forward"):
         return []
-    kept = folder.parent / "kept"
+    kept = folder.parent / f"kept-{config['work']}-{config['journal']}"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir=folder.parent) as made:
             made = pathlib.Path(made) / "made"
             made.mkdir()
             steps, _ = host(made, {**config, "work": "capture"})
+            if config["work"] == "forward":
+                early = (made / "db").read_bytes()
+                steps += host(made, {**config, "work": "capture", "before": len(steps)})[0]
+                (made / "db").write_bytes(early)
             (made / "marks").unlink()
             (made / "steps").write_text(json.dumps(steps))
             time.sleep(1.1)
@@ -103,19 +113,22 @@ def made_before(folder, config):
     return json.loads((kept / "steps").read_text())
 
 
-def look(folder, config, steps, is_ours):
-    """Everything that must hold afterwards."""
+def look(folder, config, steps, before, is_ours):
+    """Everything that must hold afterwards; `before` of the steps are of before the faults."""
     numbers = {step["digest"]: step["number"] for step in steps if step["step"] == "begun"}
     committed = [step["number"] for step in steps if step["step"] == "commit" and "error" not in step]
-    healed = next((at for at, step in enumerate(steps) if step["step"] == "healed"), len(steps))
+    healed = next((at for at, step in enumerate(steps) if at >= before and step["step"] == "healed"), len(steps))
     for at, step in enumerate(steps):
         if step["step"] != "commit" or "error" not in step:
             continue
-        if at > healed and config["work"] == "capture":
+        if at > healed and config["work"] in ("capture", "forward"):
             raise Finding(f"after the faults: {step}")
         if is_ours and not may_fail(config, step):
             raise Finding(f"a commit of the application failed: {step}")
     least = max(committed, default=0)
+    if config["work"] == "forward":
+        # Behind until it is opened.
+        least = max((s["number"] for s in steps[before:] if s["step"] == "commit" and "error" not in s), default=1)
     if (folder / "db").exists():
         number = number_of(folder / "db", numbers)
         if number < least:
@@ -180,6 +193,8 @@ def meet(folder, config):
             return
     try:
         connection.execute("PRAGMA busy_timeout=20000")
+        if "replica_lease" in config.get("settings", {}):
+            connection.execute("SELECT replica_lease_acquire(NULL, 20)").fetchall()
         connection.execute("CREATE TABLE IF NOT EXISTS after(x)")
         connection.execute("INSERT INTO after VALUES (1)")
         databases.sync(connection, 20)
@@ -199,12 +214,13 @@ def one(base, name, config, only, fault):
     kind, first, last, error = fault
     try:
         before = made_before(folder, config)
+        config = {**config, "before": len(before)}
         steps, calls = host(folder, config, f"{kind}:{first}:{last}:{error}", only)
         if calls < first:
             return False, None
         if steps[-1]["step"] != "end":
             raise Finding(f"ended early: {steps[-3:]}")
-        look(folder, config, before + steps, only == OURS)
+        look(folder, config, before + steps, len(before), only == OURS)
         return True, None
     except Finding as finding:
         return True, str(finding)
