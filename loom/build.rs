@@ -114,8 +114,8 @@ const SOURCES: &[Source] = &[
             (
                 "mark_without_a_checksum",
                 &[(
-                    "if words[0] == 0 || words[CLEAN_LEN - 1] != mix(&words[..CLEAN_LEN - 1]) {",
-                    "if words[0] == 0 {",
+                    "(words[0] != 0 && words[CLEAN_LEN - 1] == mix(&words[..CLEAN_LEN - 1]))",
+                    "(words[0] != 0)",
                 )],
             ),
         ],
