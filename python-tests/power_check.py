@@ -13,6 +13,8 @@ import databases
 from power_host import digest
 
 SIDES = ["", "-wal", "-journal"]
+# What a damaged database gives is not always text, and then Python cannot read SQLite's message.
+WRONG = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 def plain(folder):
@@ -32,7 +34,7 @@ def digest_of(path):
     try:
         found = connection.execute("PRAGMA integrity_check(1)").fetchall()
         return {"digest": digest(connection)} if found == [("ok",)] else {"wrong": found[0][0]}
-    except sqlite3.DatabaseError as error:
+    except WRONG as error:
         return {"wrong": str(error)}
     finally:
         connection.close()
@@ -66,9 +68,9 @@ def reopened(folder, config):
         connection.execute("CREATE TABLE IF NOT EXISTS after(x)")
         connection.execute("INSERT INTO after VALUES (1)")
         databases.sync(connection, 20)
-    except sqlite3.DatabaseError as error:
+    except WRONG as error:
         # Of a database that is corrupt nothing else can be asked.
-        is_corrupt = "malformed" in str(error) or "not a database" in str(error)
+        is_corrupt = isinstance(error, UnicodeDecodeError) or "malformed" in str(error) or "not a database" in str(error)
         row = {} if is_corrupt else databases.status(connection) or {}
         found["wrong"] = f"{error}; {row.get('state')}: {row.get('last_error')}"
     connection.close()
