@@ -62,13 +62,32 @@ pub fn create_folder(path: &Path) -> Result<()> {
             path.display()
         )));
     }
+    create_folder(parent(path))?;
+    create_one(path)
+}
+
+/// As [`create_folder`], but neither makes `root` nor what is above it.
+///
+/// # Errors
+/// `NotFound` when `root` is not there, also when it goes meanwhile.
+pub fn create_folder_below(root: &Path, path: &Path) -> Result<()> {
+    debug_assert!(path.starts_with(root) && path != root);
+    if path.is_dir() {
+        return Ok(());
+    }
     let parent = parent(path);
-    create_folder(parent)?;
+    if parent != root {
+        create_folder_below(root, parent)?;
+    }
+    create_one(path)
+}
+
+fn create_one(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => {
             Err(Error::io("create folder", path, e))
         }
-        _ => sync_folder(parent),
+        _ => sync_folder(parent(path)),
     }
 }
 
@@ -365,6 +384,17 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn folders_below_a_root_that_vanished_are_not_made() {
+        let folder = Folder::new();
+        let root = folder.path().join("replica");
+        let error = create_folder_below(&root, &root.join("ltx/0")).unwrap_err();
+        assert_eq!((error.kind(), root.exists()), (Kind::NotFound, false));
+        std::fs::create_dir(&root).unwrap();
+        create_folder_below(&root, &root.join("ltx/0")).unwrap();
+        assert!(root.join("ltx/0").is_dir());
     }
 
     #[test]

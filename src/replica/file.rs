@@ -175,7 +175,7 @@ impl Client for FileReplica {
         let mut temp = match Temp::unnamed(&path) {
             Err(e) if e.kind() == Kind::NotFound => {
                 self.check_root()?;
-                durable::create_folder(durable::parent(&path))?;
+                durable::create_folder_below(&self.root, durable::parent(&path))?;
                 Temp::unnamed(&path)?
             }
             other => other?,
