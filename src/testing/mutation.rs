@@ -76,7 +76,11 @@ pub const SEEDED: [(&str, Mutation, &str); 14] = [
         "tests::model_rows::model_wal_that_starts_over_at_every_commit_is_followed",
     ),
     ("forgotten-write", Mutation::ForgottenWrite, "tests::model_modes::model_delete_restores_any_txid"),
-    ("forgotten-notes", Mutation::ForgottenNotes, "staging::noted::tests::concurrent_notes_are_never_lost"),
+    (
+        "forgotten-notes",
+        Mutation::ForgottenNotes,
+        "staging::noted::tests::noted_pages_are_taken_once_and_again_until_settled",
+    ),
     (
         "wrong-page-size",
         Mutation::WrongPageSize,
