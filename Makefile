@@ -125,7 +125,7 @@ valgrind: venv ## memcheck and helgrind on the library in a C program with threa
 	$(PYTHON) python-tests/valgrind.py --extension target/debug/$(LIBRARY)
 
 loom: ## every order of the threads that meet without a lock, and that seeded defects are found
-	@cargo test --quiet --manifest-path loom/Cargo.toml --target-dir target/loom --test protocols -- --nocapture
+	@cargo test --quiet --manifest-path src/loom/Cargo.toml --target-dir target/loom --test protocols -- --nocapture
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 TSAN_ROOMS := staging:: database:: vfs:: capture:: upload:: upkeep:: lock:: tests::vfs_contract tests::model_
@@ -136,7 +136,7 @@ tsan: ## ThreadSanitizer over the rooms whose threads meet, where a nightly tool
 	@python-tests/nightly.sh rust-src tsan
 	RUSTFLAGS=-Zsanitizer=thread MODEL_RUNS=1 cargo +nightly test --quiet -Zbuild-std --target $(HOST) --target-dir target/tsan --lib -- $(TSAN_ROOMS)
 
-miri: ## miri over the readers of what SQLite writes, where a nightly toolchain is at hand
+miri: ## miri over the readers of what others wrote, where a nightly toolchain is at hand
 	@python-tests/nightly.sh miri miri
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --quiet --target-dir target/miri --lib -- $(MIRI_ROOMS)
 

@@ -230,7 +230,10 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(&path, files);
+            // A package of its own is no part of the library.
+            if !path.join("Cargo.toml").exists() {
+                collect(&path, files);
+            }
         } else if path.extension().is_some_and(|e| e == "rs") {
             files.push(path);
         }

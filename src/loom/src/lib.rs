@@ -4,13 +4,13 @@
 //! memory of loom's.
 
 pub mod atomic;
-#[path = "../../src/clock.rs"]
+#[path = "../../clock.rs"]
 #[allow(dead_code)]
 pub mod clock;
-#[path = "../../src/error.rs"]
+#[path = "../../error.rs"]
 #[allow(dead_code)]
 pub mod error;
-#[path = "../../src/types.rs"]
+#[path = "../../types.rs"]
 #[allow(dead_code)]
 pub mod types;
 

@@ -178,7 +178,7 @@ fn main() {
     let out = std::env::var("OUT_DIR").expect("cargo sets it");
     let mut modules = String::new();
     for source in SOURCES {
-        let path = Path::new("../src").join(source.path);
+        let path = Path::new("..").join(source.path);
         println!("cargo:rerun-if-changed={}", path.display());
         let text = std::fs::read_to_string(&path).expect("the library's source is there");
         // Tests, and comments on the whole file, are no part of it here.
