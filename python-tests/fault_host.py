@@ -68,6 +68,13 @@ class Host:
         except sqlite3.Error as error:
             tell(step="sync", error=str(error))
 
+    def go_on(self, connection, seconds, *statements):
+        """One more commit, which the replica is to have within so many seconds, and a close."""
+        if connection:
+            self.commit(connection, *statements)
+            self.sync(connection, seconds)
+            connection.close()
+
     def heal(self):
         """No call fails any more."""
         with open(f"{self.folder}/marks", "a") as marks:
@@ -89,25 +96,13 @@ class Host:
             if not opened:
                 connection = self.open()
         self.heal()
-        connection = connection or self.open()
-        if connection:
-            self.commit(connection, "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x)", "INSERT INTO t(x) VALUES (1)")
-            self.sync(connection, 20)
-            connection.close()
+        self.go_on(connection or self.open(), 20, "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x)", "INSERT INTO t(x) VALUES (1)")
 
     def forward(self):
         """A database behind its replica is rolled forward when it is opened, and goes on from there."""
-        connection = self.open()
-        if connection:
-            self.commit(connection, "INSERT INTO t(x) VALUES (1)")
-            self.sync(connection, 1)
-            connection.close()
+        self.go_on(self.open(), 1, "INSERT INTO t(x) VALUES (1)")
         self.heal()
-        connection = self.open()
-        if connection:
-            self.commit(connection, "INSERT INTO t(x) VALUES (2)")
-            self.sync(connection, 20)
-            connection.close()
+        self.go_on(self.open(), 20, "INSERT INTO t(x) VALUES (2)")
 
     def lease(self):
         """The same with a lease, which is taken, renewed and handed back."""

@@ -113,10 +113,15 @@ def made_before(folder, config):
     return json.loads((kept / "steps").read_text())
 
 
-def look(folder, config, steps, before, is_ours):
-    """Everything that must hold afterwards; `before` of the steps are of before the faults."""
+def returned(steps):
+    """Numbers of the commits that did."""
+    return [step["number"] for step in steps if step["step"] == "commit" and "error" not in step]
+
+
+def look(folder, config, steps, is_ours):
+    """Everything that must hold afterwards."""
+    before = config["before"]
     numbers = {step["digest"]: step["number"] for step in steps if step["step"] == "begun"}
-    committed = [step["number"] for step in steps if step["step"] == "commit" and "error" not in step]
     healed = next((at for at, step in enumerate(steps) if at >= before and step["step"] == "healed"), len(steps))
     for at, step in enumerate(steps):
         if step["step"] != "commit" or "error" not in step:
@@ -125,17 +130,15 @@ def look(folder, config, steps, before, is_ours):
             raise Finding(f"after the faults: {step}")
         if is_ours and not may_fail(config, step):
             raise Finding(f"a commit of the application failed: {step}")
-    least = max(committed, default=0)
-    if config["work"] == "forward":
-        # Behind until it is opened.
-        least = max((s["number"] for s in steps[before:] if s["step"] == "commit" and "error" not in s), default=1)
+    # Who is rolled forward is behind until it is opened.
+    least = max(returned(steps[before:]), default=1) if config["work"] == "forward" else max(returned(steps), default=0)
     if (folder / "db").exists():
         number = number_of(folder / "db", numbers)
         if number < least:
             raise Finding(f"the database holds commit {number}, {least} returned")
     acknowledged = [step["number"] for step in steps if step["step"] == "synced"]
     if config["durability"] == "commit":
-        acknowledged += committed
+        acknowledged += returned(steps)
     restored(folder, numbers, max(acknowledged, default=0))
     if config["work"] == "restore" and (folder / "restored").exists():
         number_of(folder / "restored", numbers)
@@ -214,13 +217,14 @@ def one(base, name, config, only, fault):
     kind, first, last, error = fault
     try:
         before = made_before(folder, config)
+        # Of all steps so many are of before the faults; commits are numbered on from there.
         config = {**config, "before": len(before)}
         steps, calls = host(folder, config, f"{kind}:{first}:{last}:{error}", only)
         if calls < first:
             return False, None
         if steps[-1]["step"] != "end":
             raise Finding(f"ended early: {steps[-3:]}")
-        look(folder, config, before + steps, len(before), only == OURS)
+        look(folder, config, before + steps, only == OURS)
         return True, None
     except Finding as finding:
         return True, str(finding)

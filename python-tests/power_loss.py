@@ -37,17 +37,18 @@ SMALL = [
     "wal-full-async-20ms",
     "wal-extra-commit-0",
 ]
-# Syncs that a program could leave out: of which files, or of folders that hold such. Each must be found, or it is in vain.
+# Syncs that a program could leave out: of which files, or, with a slash behind, folders; and a program that shows it. Each must
+# be found, or it is in vain.
 SKIPS = {
-    "database": r"db",
-    "journal": r"db-journal",
-    "wal": r"db-wal",
-    "object": r"replica/.*\.ltx",
-    "object-name": r"replica(/.*)?/",
-    "log": r"db-replica/.*\.ltx",
-    "log-name": r"db-replica(/.*)?/",
-    "state": r"db-replica/state",
-    "folder": r"/",
+    "database": (r"db", "delete-full-async-0"),
+    "journal": (r"db-journal", "delete-full-async-0"),
+    "wal": (r"db-wal", "wal-full-async-0"),
+    "folder": (r"/", "delete-extra-commit-0"),
+    "object": (r"replica/.*\.ltx", "delete-extra-commit-0"),
+    "object-name": (r"replica(/.*)?/", "wal-normal-commit-0"),
+    "log": (r"db-replica/.*\.ltx", "wal-full-async-20ms"),
+    "log-name": (r"db-replica(/.*)?/", "wal-full-async-20ms"),
+    "state": (r"db-replica/state", "persist-full-commit-0"),
 }
 # Later than anything: the pretended start of the machine.
 NEVER = 1 << 62
@@ -96,7 +97,7 @@ def without(records, skipped):
     for op, file, _, _, _, data in records:
         if op in "CMLR" and data:
             names[file].append(data.decode().rpartition("\0")[2] + "/" * (op == "M"))
-    wanted = re.compile(SKIPS[skipped])
+    wanted = re.compile(SKIPS[skipped][0])
     left = [r for r in records if r[0] not in "SD" or not any(wanted.fullmatch(name) for name in names[r[1]])]
     assert len(left) < len(records), f"the program makes no sync of {skipped}"
     return left

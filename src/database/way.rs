@@ -171,6 +171,14 @@ impl Way {
     }
 }
 
+/// Whether no loss of power can have taken the end of the history from the database file: what differs came later. The order
+/// of the positions decides, as numbers start over with an emptied replica.
+fn is_surely_there(state: &State, end: Position) -> bool {
+    let end = state.positions().position(|p| p == end);
+    let synced = state.positions().position(|p| Some(p.txid) == state.synced());
+    synced.zip(end).is_some_and(|(synced, end)| synced <= end)
+}
+
 impl History<'_> {
     /// What a state after a crash is that is neither the head nor the recorded position, and the way from it.
     ///
@@ -185,7 +193,11 @@ impl History<'_> {
         let local = |pgno: Pgno| self.page_of(whole, pgno);
         let remembered = state.positions().find(|p| p.checksum == whole.checksum);
         let recorded = self.log.recorded()?.map(|r| r.position);
-        if remembered.is_none() && self.is_surely_there(state)? {
+        let end = match remembered {
+            Some(_) => None,
+            None => self.proven_end()?,
+        };
+        if end.is_some_and(|(position, _)| is_surely_there(state, position)) {
             return Ok((Finding::Crashed(Found::Ahead), None));
         }
         let files = match remembered {
@@ -193,8 +205,11 @@ impl History<'_> {
             None => Files::After(state.synced()),
         };
         let Some(way) = self.way(Some(whole.checksum), &local, files)? else {
-            let goes_on = remembered.is_none() && self.goes_on(whole, state)?;
-            return Ok((Finding::Crashed(if goes_on { Found::Ahead } else { Found::Other }), None));
+            let found = match end {
+                Some((position, end)) if self.goes_on(whole, state, position, &end)? => Found::Ahead,
+                _ => Found::Other,
+            };
+            return Ok((Finding::Crashed(found), None));
         };
         let ahead = match remembered {
             _ if way.from_position => Some(false),
@@ -221,25 +236,15 @@ impl History<'_> {
         Ok((Finding::Crashed(found), (found == Found::Behind).then_some(way)))
     }
 
-    /// Whether no loss of power can have taken the end of the history from the database file: what differs came later. The order
-    /// of the positions decides, as numbers start over with an emptied replica.
-    fn is_surely_there(&self, state: &State) -> Result<bool> {
-        let Some((position, _)) = self.proven_end()? else { return Ok(false) };
-        let end = state.positions().position(|p| p == position);
-        let synced = state.positions().position(|p| Some(p.txid) == state.synced());
-        Ok(synced.zip(end).is_some_and(|(synced, end)| synced <= end))
-    }
-
     /// Whether a state that no files lead from goes on from the end: that was reached by this database, or by its log's last
     /// life, and WAL or page 1 count on from there.
-    fn goes_on(&self, whole: &AtRest, state: &State) -> Result<bool> {
-        let Some((position, end)) = self.proven_end()? else { return Ok(false) };
-        if !side::is_ours(state, position, &end) {
+    fn goes_on(&self, whole: &AtRest, state: &State, position: Position, end: &Header) -> Result<bool> {
+        if !side::is_ours(state, position, end) {
             return Ok(false);
         }
-        match side::is_past(whole, &end) {
+        match side::is_past(whole, end) {
             Some(is_past) => Ok(is_past),
-            None => Ok(self.page_1_of_end(&end)?.is_some_and(|page_1| side::counts_on(whole, &page_1))),
+            None => Ok(self.page_1_of_end(end)?.is_some_and(|page_1| side::counts_on(whole, &page_1))),
         }
     }
 
