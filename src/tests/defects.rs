@@ -30,3 +30,12 @@ fn each_seeded_defect_makes_its_test_fail() {
         println!("{defect:<22} found by {test}");
     }
 }
+
+#[test]
+fn the_page_of_proofs_names_each_seeded_defect_and_its_test() {
+    let page = include_str!("../../docs/proof.md");
+    for (defect, _, test) in SEEDED {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{defect}`")));
+        assert!(row.is_some_and(|row| row.ends_with(&format!("| `{test}` |"))), "{defect}: {row:?}");
+    }
+}
