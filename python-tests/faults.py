@@ -126,7 +126,7 @@ def look(folder, config, steps, is_ours):
     for at, step in enumerate(steps):
         if step["step"] != "commit" or "error" not in step:
             continue
-        if at > healed and config["work"] in ("capture", "forward"):
+        if at > healed and config["work"] in ("capture", "forward") and not is_read_only(config, step, is_ours):
             raise Finding(f"after the faults: {step}")
         if is_ours and not may_fail(config, step):
             raise Finding(f"a commit of the application failed: {step}")
@@ -152,6 +152,12 @@ def may_fail(config, step):
     if config["durability"] == "commit" and (step["code"] == NOT_ACKNOWLEDGED or step["code"] & 0xFF in (5, 8)):
         return True  # it says that the replica lacks it; or nothing was written: busy, or open for reading
     return "replica_lease" in config.get("settings", {}) and step["code"] & 0xFF in (5, 8)
+
+
+def is_read_only(config, step, is_ours):
+    """Whether a connection says that SQLite opened its file for reading, as it does where the file cannot be opened for writing
+    (unixOpen in os_unix.c). It stays so when it could be."""
+    return not is_ours and config["kind"] == "open" and step["code"] & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def number_of(path, numbers):
@@ -218,7 +224,7 @@ def one(base, name, config, only, fault):
     try:
         before = made_before(folder, config)
         # Of all steps so many are of before the faults; commits are numbered on from there.
-        config = {**config, "before": len(before)}
+        config = {**config, "before": len(before), "kind": kind}
         steps, calls = host(folder, config, f"{kind}:{first}:{last}:{error}", only)
         if calls < first:
             return False, None
