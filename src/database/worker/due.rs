@@ -1,4 +1,4 @@
-//! The one run of a database that is due, and the request to run once more; what `loom/` tries in every order.
+//! The one run of a database that is due, and the request to run once more; what `src/loom/` tries in every order.
 //!
 //! ```text
 //! committer                            worker
