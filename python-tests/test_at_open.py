@@ -307,6 +307,20 @@ def test_row_9_changed_while_we_were_away_heals_by_difference(database, replica,
 
 
 @JOURNALS
+def test_row_9_changed_by_what_is_no_program_of_sqlites(database, replica, journal):
+    txid = fill(database, replica, journal)
+    with open(database, "r+b") as file:
+        # In the middle of a page of text, far from page 1.
+        file.seek(-700, os.SEEK_END)
+        file.write(b"not written by SQLite")
+    c = connect(database, replica)
+    assert sync(c) == txid + 1
+    assert "comparing every page" in status(c)["last_event"]
+    c.close()
+    assert_equal(replica, database)
+
+
+@JOURNALS
 def test_row_9_groups_of_the_local_log_go_before_the_difference(database, replica, journal):
     txid = fill(database, replica, journal)
     offline(database, replica, 5)

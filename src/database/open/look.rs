@@ -254,7 +254,10 @@ fn is_killed(path: &Path, cycle: Option<Salts>, live: &LiveFiles, state: &State)
     // Killed in a rollback mode: page 1 is as we left it, before or after the transaction that was under way.
     use crate::capture::Files;
     let mut bytes = [0; 100];
-    if state.cycle().is_some() || live.read_database(0, &mut bytes)? < bytes.len() {
+    // After a clean close nobody was killed here: the file is the one that was closed, which its mark says, or another wrote to
+    // it, and what is no program of SQLite's may have left page 1 as it was.
+    if state.cycle().is_some() || state.clean().is_some() || live.read_database(0, &mut bytes)? < bytes.len()
+    {
         return Ok(false);
     }
     let in_wal_mode = header::parse(&bytes).is_some_and(|h| h.wal);
