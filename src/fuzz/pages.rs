@@ -8,6 +8,7 @@ use crate::ltx::sample::{file, header};
 use crate::ltx::{Header, Proof, merge, page_checksum};
 use crate::replica::{Client, FileReplica, layout, open_decoder};
 use crate::restore;
+use crate::staging::sums;
 use crate::testing::Folder;
 use crate::types::{Checksum, Level, Pgno, Timestamp, Txid, TxidRange};
 use crate::verify;
@@ -18,7 +19,8 @@ pub const REPLICA: Target = Target {
     words: &["LTX1", "SQR2"],
     mend: |bytes| join(&parts(bytes).iter().map(|part| codes::ltx(part)).collect::<Vec<_>>()),
     run,
-    memory_max: 8 * MIB,
+    // A verification holds the checksums of as many pages as a file says that there are.
+    memory_max: 8 * MIB + sums::MEMORY_BYTES_MAX,
     is_parts: true,
 };
 

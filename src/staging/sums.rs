@@ -44,7 +44,12 @@ impl Sums {
             return Ok(());
         }
         match &mut self.store {
-            Store::Memory(sums) if count <= self.memory_max => sums.resize(count as usize, 0),
+            Store::Memory(sums) if count <= self.memory_max => {
+                // What a vector takes ahead would go past the most that is kept in memory.
+                let room = sums.capacity().saturating_mul(2).clamp(count as usize, self.memory_max as usize);
+                sums.reserve_exact(room - sums.len());
+                sums.resize(count as usize, 0);
+            }
             Store::Memory(sums) => {
                 let mut file = Scratch::new(scratch)?;
                 for (index, sum) in sums.iter().enumerate() {
@@ -168,6 +173,12 @@ mod tests {
             }
         }
         assert!(matches!(small.store, Store::Scratch(_)) && matches!(large.store, Store::Memory(_)));
+        let mut nearly = Sums::with_memory(1000);
+        (1..=1000).for_each(|count| nearly.grow(count, folder.path()).unwrap());
+        assert!(
+            matches!(&nearly.store, Store::Memory(sums) if sums.capacity() == 1000),
+            "no room past the most"
+        );
         for pgno in (1..=60_001).map(|n| Pgno::new(n).unwrap()) {
             assert_eq!(small.get(pgno).unwrap(), large.get(pgno).unwrap(), "page {pgno}");
         }
