@@ -17,6 +17,7 @@ def tell(**what):
 class Host:
     def __init__(self, folder, config):
         self.folder, self.config, self.number = folder, config, config.get("before", 0)
+        self.returned = 0
         self.database, self.replica = f"{folder}/db", f"{folder}/replica"
         self.parameters = {
             "replica_interval": "0",
@@ -53,6 +54,7 @@ class Host:
             tell(step="begun", number=self.number, digest=digest(connection))
             connection.execute("COMMIT")
             tell(step="commit", number=self.number)
+            self.returned = self.number
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0)
             tell(step="commit", number=self.number, error=str(error), code=code)
@@ -64,7 +66,7 @@ class Host:
 
     def sync(self, connection, seconds):
         try:
-            tell(step="synced", number=self.number, txid=databases.sync(connection, seconds))
+            tell(step="synced", number=self.returned, txid=databases.sync(connection, seconds))
         except sqlite3.Error as error:
             tell(step="sync", error=str(error))
 
