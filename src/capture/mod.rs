@@ -17,6 +17,7 @@
 //! is taken, but one SHARED in rollback modes after every lock-free way has failed for seconds.
 
 pub mod at_rest;
+pub mod blocks;
 pub mod bounds;
 pub mod group;
 pub mod pages;

@@ -6,16 +6,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::blocks::{self, BLOCK, MEMORY_MAX};
 use crate::error::{Error, Result};
 use crate::fs::Scratch;
 use crate::ltx::{WalSpan, page_checksum};
 use crate::types::{Checksum, PageSize, Pgno};
 
-/// Bytes of pages kept in memory. A group of a busy writer is far smaller; a bulk load is not.
-pub const MEMORY_MAX: usize = 8 << 20;
-
-/// A multiple of every page size.
-const BLOCK: usize = 256 << 10;
 /// The first block grows: most groups are a few pages.
 const FIRST_BLOCK: usize = 16 << 10;
 
@@ -143,7 +139,7 @@ impl PageBuffer {
             let (block, range) = self.place(slot);
             if block > 0 {
                 if self.more.len() < block {
-                    self.more.push(Scratch::new(BLOCK)?);
+                    self.more.push(blocks::take()?);
                 }
                 self.more[block - 1][range].copy_from_slice(data);
             } else if range.start == self.first.len() {
@@ -170,6 +166,12 @@ impl PageBuffer {
 
     fn spool_offset(&self, slot: u32) -> u64 {
         u64::from(slot - self.memory_slots) * u64::from(self.page_size.get())
+    }
+}
+
+impl Drop for PageBuffer {
+    fn drop(&mut self) {
+        blocks::give(std::mem::take(&mut self.more));
     }
 }
 

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::capture::blocks;
 use crate::clock;
 use crate::config::Config;
 use crate::database::followed::Database;
@@ -167,9 +168,11 @@ impl Worker {
                     open.retain(|database| database.urgency() == self.urgency);
                     if open.is_empty() {
                         self.plan.lock().next_poll = None;
+                        blocks::forget();
                     }
                     let is_sidecar = everyone.is_sidecar();
                     open.iter().for_each(|database| database.poll(is_sidecar));
+                    blocks::forget_unused();
                 }
             }
         }
