@@ -229,6 +229,23 @@ def test_row_5_after_a_kill_goes_on_at_once(database, replica, journal):
     goes_on(c, database, replica)
 
 
+def test_row_5_after_a_kill_of_who_only_followed_goes_on_at_once(database, replica):
+    """In a rollback mode page 1 tells that nobody has committed since; the mark of the last close is of an earlier file."""
+    fill(database, replica, "delete")
+    with harness.Process(WRITER, harness.ROOT / "python-tests", database, replica) as follower:
+        follower.tell("SELECT 1")
+        follower.line()
+        other = plain(database)
+        other.execute("UPDATE t SET x = 'of another program' WHERE id = 7")
+        other.close()
+        follower.tell("SELECT 2")
+        follower.line()
+        follower.kill()
+    c = connect(database, replica)
+    assert status(c)["state"] == "Live" and status(c)["last_event"] is None, "no scan"
+    goes_on(c, database, replica)
+
+
 def test_row_5_log_was_deleted_and_the_file_is_the_head(database, replica):
     txid = fill(database, replica)
     shutil.rmtree(log_of(database))

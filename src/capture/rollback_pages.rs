@@ -190,6 +190,8 @@ impl Reader<'_> {
             if tag.is_some_and(|tag| tag != work.state.tag()) {
                 // Somebody else committed. What they changed is taken in the next pass.
                 work.noted.note_all();
+                // The mark of the last close speaks of the file before that.
+                work.state.set_clean(None);
                 work.state.set_tag(tag.unwrap_or(0));
                 foreign.0 = true;
                 continue;
