@@ -108,7 +108,7 @@ class Run:
 
 
 def is_faulty(name):
-    return any(word in name for word in ("ioerr", "fault", "malloc", "_err", "diskfull", "misc7", "crash"))
+    return any(word in name for word in ("ioerr", "fault", "malloc", "_err", "diskfull", "misc7", "crash", "vacuum3"))
 
 
 def parse(output, status):
