@@ -206,12 +206,13 @@ def test_completion_is_a_script_that_the_shell_takes(tmp_path):
     assert set(words.split()) == {"restore", "replicate"}
 
 
-def test_progress_is_shown_to_a_terminal_only(app, tmp_path):
+@pytest.mark.parametrize("terminal, is_shown", [("xterm", True), ("dumb", False), (None, False)])
+def test_progress_is_shown_to_a_terminal_only(app, tmp_path, terminal, is_shown):
     words = [str(w) for w in (harness.CLI, "verify", app)]
     typescript = tmp_path / "typescript"
-    harness.run(["script", "-qec", " ".join(words), typescript])
+    harness.run(["script", "-qec", " ".join(words), typescript], env=harness.clean_environment(TERM=terminal))
     seen = typescript.read_text()
-    assert "proven up to txid" in seen and "\x1b[" in seen
+    assert "proven up to txid" in seen and ("\x1b[" in seen) == is_shown
     assert cli("verify", app)[2] == ""
 
 
